@@ -1,0 +1,239 @@
+"""An experiment as a value: frozen dataclasses, checked on construction, with a JSON round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from jaxcnn.errors import InputError, unknown_name
+
+_T = TypeVar("_T")
+
+Option: TypeAlias = bool | int | float | str
+
+
+def _require(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise InputError(f"{name} is {value!r}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and its architecture options."""
+
+    name: str = "lenet5"
+    """Registered model name; `jaxcnn models` lists them."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Architecture options of that model, such as activation or pooling."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean subtracted inside the model, in [0, 1]; None measures the training images."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation, in (0, 1]; None measures the training images."""
+
+    def __post_init__(self) -> None:
+        _require((self.mean is None) == (self.std is None), "model.std", self.std, "mean and std together, or neither")
+        if self.mean is not None and self.std is not None:
+            _require(len(self.mean) == len(self.std), "model.std", self.std, f"{len(self.mean)} values, as in mean")
+            _require(all(s > 0 for s in self.std), "model.std", self.std, "positive values")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they reach the device."""
+
+    dataset: str = "digits"
+    """`digits`, `folder`, or a TFDS image-classification dataset; `jaxcnn datasets` lists them."""
+    directory: str | None = None
+    """TFDS data directory, or the image folder; None follows TFDS (TFDS_DATA_DIR, ~/tensorflow_datasets)."""
+    image_size: int | None = None
+    """Height and width in pixels that every image is resized to (bilinear); None keeps the dataset's own."""
+    validation: float = 0.0
+    """Share of the training split held out for validation, in [0, 1); 0 follows training on the test split."""
+    batch_size: int = 128
+    """Global batch size in examples, over all devices."""
+    storage: Literal["auto", "device", "stream"] = "auto"
+    """Keep the decoded images on the device, stream them, or decide by size."""
+    workers: int = 0
+    """Worker processes that decode streamed images; 0 decodes in threads of this process."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        _require(0 <= self.validation < 1, "data.validation", self.validation, "a share in [0, 1)")
+        _require(self.image_size is None or self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+
+
+OptimizerName: TypeAlias = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
+ScheduleName: TypeAlias = Literal["constant", "cosine", "steps"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The update rule and its learning-rate schedule."""
+
+    name: OptimizerName = "momentum"
+    learning_rate: float = 0.1
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Momentum of `momentum` and `nesterov`, in [0, 1)."""
+    weight_decay: float = 0.0
+    """Decay of kernels (never of biases or batch-norm parameters): L2 in the loss gradient, decoupled in adamw."""
+    schedule: ScheduleName = "constant"
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from zero."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of training after which `steps` divides the learning rate by ten, increasing in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        _require(math.isfinite(rate) and rate > 0, "optimizer.learning_rate", rate, "a positive number")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "a number in [0, 1)")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        _require(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
+        ordered = tuple(sorted(set(self.milestones)))
+        inside = all(0 < m < 1 for m in self.milestones)
+        _require(inside and ordered == tuple(self.milestones), "optimizer.milestones", self.milestones, "increasing shares in (0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long to train, from which seed, and what to keep."""
+
+    epochs: int = 10
+    seed: int = 0
+    """Seed of the initial parameters, the order of the images and every other random choice."""
+    log_every: int = 50
+    """Steps between two training records in metrics.jsonl."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints; None saves after each epoch."""
+    keep: int = 2
+    """Newest checkpoints kept, besides the best."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the layers; parameters and batch statistics stay float32."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        _require(self.seed >= 0, "training.seed", self.seed, "at least 0")
+        _require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
+        every = self.checkpoint_every
+        _require(every is None or every >= 1, "training.checkpoint_every", every, "at least 1")
+        _require(self.keep >= 1, "training.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a training run."""
+
+    name: str = "experiment"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and "/" not in self.name, "name", self.name, "a file name without '/'")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as a run has resolved it: enough to build it again with no dataset at hand."""
+
+    name: str
+    options: Mapping[str, Option]
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    """Height and width in pixels, and channels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A dataclass of this module as JSON objects, arrays and numbers."""
+    return json.loads(json.dumps(dataclasses.asdict(value), allow_nan=False))
+
+
+def from_json(cls: type[_T], data: Any, where: str = "") -> _T:
+    """The dataclass `cls` read back from what `to_json` wrote.
+
+    Args:
+      cls: a dataclass of this module.
+      data: the decoded JSON value.
+      where: dotted path of `data` in the file, for messages.
+
+    Returns:
+      The value; `from_json(type(x), to_json(x)) == x`.
+
+    Raises:
+      InputError: a field is unknown, missing, of another type or out of range.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where or cls.__name__} is {data!r}; expected an object")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    if unknown := sorted(set(data) - set(fields)):
+        raise unknown_name("setting", prefix + unknown[0], [prefix + name for name in fields])
+    hints = get_type_hints(cls)
+    values = {name: _decode(hints[name], value, prefix + name) for name, value in data.items()}
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(values)):
+        raise InputError(f"{prefix + missing[0]} is missing; expected {hints[missing[0]]}")
+    return cls(**values)
+
+
+def difference(old: Experiment, new: Experiment) -> str | None:
+    """The first setting that makes two experiments train differently, or None.
+
+    Where the data lie and how many workers read them change nothing that is computed, so they may differ.
+    """
+    before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    for name in sorted(before.keys() | after.keys()):
+        if name not in ("data.directory", "data.workers") and before.get(name) != after.get(name):
+            return f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"
+    return None
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_json(kind, value, where)  # type: ignore[arg-type]
+    if origin in (Union, types.UnionType):
+        for member in args:
+            try:
+                return _decode(member, value, where)
+            except InputError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+        if isinstance(value, str):
+            raise unknown_name(where, value, args)
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and (args[-1] is Ellipsis or len(value) == len(args)):
+            members = [args[0]] * len(value) if args[-1] is Ellipsis else args
+            return tuple(_decode(m, v, f"{where}[{i}]") for i, (m, v) in enumerate(zip(members, value, strict=True)))
+    elif origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, dict):
+            return {str(k): _decode(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise InputError(f"{where} is {value!r}; expected {getattr(kind, '__name__', kind)}")

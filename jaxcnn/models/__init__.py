@@ -1,0 +1,95 @@
+"""The registry of networks: one file per family, found by listing this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxcnn.config import ModelSpec, Option
+from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.layers.image_model import ImageModel
+from jaxcnn.models.registration import Facts, Registration
+from jaxcnn.registry import discover
+
+_COMMON = {field.name for field in dataclasses.fields(ImageModel)}
+
+
+@cache
+def _registered() -> dict[str, Registration]:
+    return discover(__name__, "MODELS")
+
+
+def _find(name: str) -> Registration:
+    if name not in _registered():
+        raise unknown_name("model", name, _registered())
+    return _registered()[name]
+
+
+def names() -> tuple[str, ...]:
+    """Every registered model name, sorted."""
+    return tuple(_registered())
+
+
+def facts(name: str) -> Facts:
+    """What has been published about the model `name`.
+
+    Raises:
+      InputError: no such model; the message lists the nearest names.
+    """
+    return _find(name).facts
+
+
+def options(name: str) -> dict[str, Option]:
+    """The architecture options of the model `name`, each with its default.
+
+    Raises:
+      InputError: no such model; the message lists the nearest names.
+    """
+    entry = _find(name)
+    settable = (f for f in dataclasses.fields(entry.module) if f.init and f.name not in {"parent", "name"} | _COMMON)
+    return {f.name: entry.defaults.get(f.name, f.default) for f in settable if f.name not in entry.fixed}
+
+
+def create(name: str, **fields: Any) -> ImageModel:
+    """Builds a network.
+
+    Args:
+      name: a registered name.
+      **fields: architecture options of that model (`options(name)`), and the fields of every `ImageModel`
+        (num_classes, mean, std, dtype, axis_name).
+
+    Returns:
+      A linen module that maps images [N, H, W, C] in [0, 1] to logits [N, num_classes].
+
+    Raises:
+      InputError: no such model or option, or an option of another type; the message lists what is known.
+    """
+    entry, known = _find(name), options(name)
+    for option, value in fields.items():
+        if option in _COMMON:
+            continue
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known.keys() | _COMMON)
+        kind = type(known[option])
+        swapped = kind is str and callable(value)
+        if not (swapped or type(value) is kind or (kind is float and type(value) is int)):
+            raise InputError(f"option {option} of {name} is {value!r}; expected {kind.__name__}")
+    return entry.module(**(dict(num_classes=entry.facts.num_classes) | entry.defaults | fields | entry.fixed))
+
+
+def from_spec(spec: ModelSpec, *, axis_name: str | None = None) -> ImageModel:
+    """The network that a run has resolved, built again.
+
+    Args:
+      spec: what the run directory says.
+      axis_name: mapped axis over which batch statistics are synchronised, or None.
+
+    Returns:
+      The module; see `create`.
+    """
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[spec.precision]
+    fields = {"num_classes": spec.num_classes, "mean": spec.mean, "std": spec.std}
+    return create(spec.name, **spec.options, **fields, dtype=dtype, axis_name=axis_name)

@@ -1,0 +1,74 @@
+"""The one state that training returns and every analysis takes: a pytree of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+
+class State(flax.struct.PyTreeNode):
+    """Parameters and everything else that training carries from step to step; arrays only.
+
+    Attributes:
+      step: optimisation steps taken, an int32 scalar.
+      params: trainable parameters, float32.
+      batch_stats: running statistics of batch norm; an empty dict for models without it.
+      opt_state: state of the optimiser; an empty tuple where there is none.
+      ema_params: averaged parameters, or None where no average is kept.
+      key: the typed key, a scalar, from which every random choice of the run is derived.
+    """
+
+    # Not array types: JAX rebuilds pytrees around shapes, shardings and other placeholders.
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    key: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes: the parameters (averaged ones where kept) and the batch statistics."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def create(
+    model: nn.Module,
+    key: Key[Array, ""],
+    input_shape: tuple[int, int, int],
+    optimizer: optax.GradientTransformation | None = None,
+) -> State:
+    """A fresh state for `model`.
+
+    Args:
+      model: a module called as `model(images, train=...)`.
+      key: a typed key, `jax.random.key(seed)`; it decides the initial parameters and all later randomness.
+      input_shape: height and width in pixels, and channels of one image.
+      optimizer: the transformation whose state is kept; None for analysis only.
+
+    Returns:
+      A state at step 0.
+    """
+    params_key, run_key = jax.random.split(key)
+
+    @jax.jit
+    def initialise(params_key: Key[Array, ""]) -> dict[str, Any]:
+        return model.init(params_key, jnp.zeros((1, *input_shape)), train=False)
+
+    variables = initialise(params_key)
+    params = variables["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=() if optimizer is None else optimizer.init(params),
+        ema_params=None,
+        key=run_key,
+    )

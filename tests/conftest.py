@@ -1,0 +1,41 @@
+"""Test configuration: emulated devices, strict numerics, checked array shapes, and the real data at hand."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook("jaxcnn", "beartype.beartype")
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real datasets and weights; absent, the test is skipped, but never in CI."""
+    folder = os.environ.get("JAXCNN_TEST_DATA")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    reason = "set JAXCNN_TEST_DATA to a folder holding tfds/mnist, tfds/cifar10, ... to run this test"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch as an oracle; absent, the test is skipped, but never in CI."""
+    if os.environ.get("CI"):
+        import torch
+
+        return torch
+    return pytest.importorskip("torch", reason="PyTorch is the oracle here: pip install torch")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcnn import config
+from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
+from jaxcnn.errors import InputError
+
+options = st.dictionaries(
+    st.text(min_size=1, max_size=8),
+    st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    max_size=4,
+)
+settings_given = st.fixed_dictionaries(
+    {
+        "options": options,
+        "mean": st.none() | st.floats(0.1, 0.9),
+        "data": st.fixed_dictionaries(
+            {"batch_size": st.integers(1, 999), "validation": st.floats(0, 0.5), "workers": st.integers(0, 4)}
+        ),
+        "optimizer": st.fixed_dictionaries(
+            {"learning_rate": st.floats(1e-6, 10), "schedule": st.sampled_from(["cosine", "steps"])}
+        ),
+        "training": st.fixed_dictionaries(
+            {"epochs": st.integers(1, 300), "checkpoint_every": st.none() | st.integers(1, 99)}
+        ),
+    }
+)
+
+
+def build(given):
+    mean = None if given["mean"] is None else (given["mean"],)
+    return Experiment(
+        "name",
+        ModelConfig("model", given["options"], mean, mean),
+        DataConfig(**given["data"]),
+        OptimizerConfig(**given["optimizer"]),
+        TrainingConfig(**given["training"]),
+    )
+
+
+@given(settings_given)
+@settings(deadline=None, max_examples=50)
+def test_json_round_trip_is_exact(given):
+    experiment = build(given)
+    assert config.from_json(Experiment, json.loads(json.dumps(config.to_json(experiment)))) == experiment
+    assert config.difference(experiment, build(given)) is None
+
+
+def test_difference_names_the_setting_and_both_values():
+    old = Experiment()
+    new = dataclasses.replace(old, optimizer=OptimizerConfig(learning_rate=0.3))
+    assert config.difference(old, new) == "optimizer.learning_rate was 0.1 and is now 0.3"
+    assert config.difference(new, old) == "optimizer.learning_rate was 0.3 and is now 0.1"
+
+
+def test_where_data_lie_and_who_reads_them_is_no_difference():
+    old, new = Experiment(), Experiment(data=DataConfig(directory="/elsewhere", workers=3))
+    assert config.difference(old, new) is None
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: DataConfig(batch_size=0), "data.batch_size is 0; expected at least 1"),
+        (lambda: DataConfig(validation=1.0), "data.validation is 1.0"),
+        (lambda: DataConfig(image_size=0), "data.image_size is 0"),
+        (lambda: DataConfig(workers=-1), "data.workers is -1"),
+        (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate is 0.0; expected a positive number"),
+        (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate is nan"),
+        (lambda: OptimizerConfig(momentum=1.0), "optimizer.momentum is 1.0"),
+        (lambda: OptimizerConfig(weight_decay=-1.0), "optimizer.weight_decay is -1.0"),
+        (lambda: OptimizerConfig(milestones=(0.7, 0.5)), r"optimizer.milestones is \(0.7, 0.5\)"),
+        (lambda: TrainingConfig(epochs=0), "training.epochs is 0"),
+        (lambda: TrainingConfig(seed=-1), "training.seed is -1"),
+        (lambda: TrainingConfig(checkpoint_every=0), "training.checkpoint_every is 0"),
+        (lambda: TrainingConfig(keep=0), "training.keep is 0"),
+        (lambda: ModelConfig(mean=(0.5,)), "model.std is None"),
+        (lambda: ModelConfig(mean=(0.5,), std=(0.0,)), "model.std is"),
+        (lambda: ModelConfig(mean=(0.5, 0.5), std=(0.1,)), "model.std is"),
+        (lambda: Experiment(name="a/b"), "name is 'a/b'"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_on_construction(build, says):
+    with pytest.raises(InputError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"data": {"bach_size": 3}}, "unknown setting 'data.bach_size'; did you mean data.batch_size"),
+        ({"data": {"batch_size": "3"}}, "data.batch_size is '3'; expected int"),
+        ({"data": {"batch_size": True}}, "data.batch_size is True; expected int"),
+        ({"data": []}, r"data is \[\]; expected an object"),
+        ({"optimizer": {"name": "adm"}}, "unknown optimizer.name 'adm'; did you mean adam"),
+        ({"optimizer": {"milestones": ["a"]}}, r"optimizer.milestones\[0\] is 'a'; expected float"),
+        ({"model": {"options": {"depth": None}}}, "model.options.depth is None"),
+        ([], r"Experiment is \[\]; expected an object"),
+    ],
+)
+def test_json_that_is_not_an_experiment_is_refused(data, says):
+    with pytest.raises(InputError, match=says):
+        config.from_json(Experiment, data)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(InputError, match="class_names is missing"):
+        config.from_json(config.ModelSpec, {"name": "x"})
