@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +40,11 @@ class State(flax.struct.PyTreeNode):
         return {"params": params, "batch_stats": self.batch_stats}
 
 
+@partial(jax.jit, static_argnums=(0, 2))
+def _initialise(model: nn.Module, key: Key[Array, ""], input_shape: tuple[int, int, int]) -> dict[str, Any]:
+    return model.init(key, jnp.zeros((1, *input_shape)), train=False)
+
+
 def create(
     model: nn.Module,
     key: Key[Array, ""],
@@ -57,12 +63,7 @@ def create(
       A state at step 0.
     """
     params_key, run_key = jax.random.split(key)
-
-    @jax.jit
-    def initialise(params_key: Key[Array, ""]) -> dict[str, Any]:
-        return model.init(params_key, jnp.zeros((1, *input_shape)), train=False)
-
-    variables = initialise(params_key)
+    variables = _initialise(model, params_key, input_shape)
     params = variables["params"]
     return State(
         step=jnp.zeros((), jnp.int32),

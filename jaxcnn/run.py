@@ -1,0 +1,329 @@
+"""Run directories: who owns one, the files that say what ran, and the metrics; checkpoints are `jaxcnn.checkpoint`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from jaxcnn import config
+from jaxcnn.config import Experiment, ModelSpec
+from jaxcnn.errors import CheckpointError, InputError, RunError
+
+_T = TypeVar("_T")
+
+_EXPERIMENT, _MODEL, _ENVIRONMENT, _METRICS, _LOCK = (
+    "experiment.json",
+    "model.json",
+    "environment.json",
+    "metrics.jsonl",
+    ".lock",
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "jaxcnn")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The records of a run, one JSON object a line.
+
+    A line is written whole or not at all, and survives the death of the process once `append` returned. Numbers that
+    are not finite are written as null, which JSON readers accept, and read back as NaN.
+    """
+
+    path: Path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds one record.
+
+        Args:
+          record: numbers and strings by name, among them the integer "step".
+
+        Raises:
+          RunError: the file cannot be written; nothing of the record stays in it.
+        """
+        line = json.dumps({name: _plain(value) for name, value in record.items()}, allow_nan=False) + "\n"
+        data = line.encode()
+        with _writing(self.path):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                size = os.fstat(descriptor).st_size
+                try:
+                    _write(descriptor, data)
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    raise
+            finally:
+                os.close(descriptor)
+
+    def truncate(self, step: int) -> None:
+        """Drops, atomically, every record after `step` and a last line that a kill left incomplete.
+
+        Raises:
+          CheckpointError: a line is not a record.
+        """
+        lines = [line for line, record in self._lines() if record["step"] <= step]
+        if self.path.exists():
+            _replace(self.path, b"".join(lines))
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records in order, without a last line that is not complete; none if there is no file.
+
+        Raises:
+          CheckpointError: a line is not a record.
+        """
+        return [{k: math.nan if v is None else v for k, v in record.items()} for _, record in self._lines()]
+
+    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        lines = content.splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith(b"\n")]
+        return [(line, self._decode(number, line)) for number, line in enumerate(complete, start=1)]
+
+    def _decode(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"line {number} of {self.path} is not JSON ({error})") from error
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            raise CheckpointError(
+                f'line {number} of {self.path} is {record!r}; expected an object with an integer "step"'
+            )
+        return record
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that this process owns."""
+
+    directory: Path
+    experiment: Experiment
+    model: ModelSpec
+
+    @property
+    def metrics(self) -> Metrics:
+        """The records in metrics.jsonl."""
+        return Metrics(self.directory / _METRICS)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where `jaxcnn.checkpoint.Checkpoints` keeps the states."""
+        return self.directory / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """Where pictures go."""
+        return self.directory / "figures"
+
+
+@contextlib.contextmanager
+def open(directory: str | os.PathLike[str], experiment: Experiment, model: ModelSpec) -> Iterator[Run]:
+    """Owns a run directory until the block ends or the process dies, and creates it if it is new.
+
+    Args:
+      directory: a new or empty directory, or one that holds the same experiment.
+      experiment: what is about to run.
+      model: its model, resolved.
+
+    Yields:
+      The run.
+
+    Raises:
+      CheckpointError: the directory holds something else or another experiment, or another process owns it.
+      RunError: the files cannot be written.
+    """
+    directory = Path(directory)
+    _refuse_foreign(directory)
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+        if (directory / _EXPERIMENT).exists():
+            _require_same(directory, experiment, model)
+        else:
+            _write_json(directory / _EXPERIMENT, config.to_json(experiment))
+        if not (directory / _MODEL).exists():
+            _write_json(directory / _MODEL, config.to_json(model))
+        _record_environment(directory / _ENVIRONMENT, environment(experiment.training.seed))
+        run = Run(directory, experiment, model)
+        with _writing(directory):
+            run.checkpoints.mkdir(exist_ok=True)
+            run.figures.mkdir(exist_ok=True)
+        yield run
+
+
+def read(directory: str | os.PathLike[str]) -> tuple[Experiment, ModelSpec]:
+    """What a run directory holds, whether or not it is running.
+
+    Raises:
+      CheckpointError: the directory is not a run directory, or a file of it is missing or damaged.
+    """
+    directory = Path(directory)
+    if not (directory / _EXPERIMENT).exists():
+        raise CheckpointError(f"{directory} is not a run directory: it has no {_EXPERIMENT}")
+    return _read(directory / _EXPERIMENT, Experiment), _read(directory / _MODEL, ModelSpec)
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What besides the experiment may change the numbers: versions, devices, source revision, and the seed.
+
+    Args:
+      seed: the experiment's seed.
+
+    Returns:
+      JSON values; a package that is not installed and a revision outside a git checkout are None.
+    """
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "git": _revision(Path(__file__).resolve().parent),
+        "seed": seed,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _revision(package: Path) -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    try:
+        # An installed package may lie inside a checkout of something else, which says nothing about this code.
+        if Path(git("rev-parse", "--show-toplevel")) != package.parent:
+            return None
+        return {"revision": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; expected a directory, new or of a run")
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be read: {error.strerror}") from error
+    # A process killed while it created the run leaves its lock and a temporary file.
+    if _EXPERIMENT not in names and names - {_LOCK, f".{_EXPERIMENT}.tmp"}:
+        raise CheckpointError(f"{directory} is not empty and not a run directory; choose another --run")
+
+
+def _require_same(directory: Path, experiment: Experiment, model: ModelSpec) -> None:
+    if changed := config.difference(_read(directory / _EXPERIMENT, Experiment), experiment):
+        raise CheckpointError(f"{directory} holds another experiment: {changed}; choose another --run")
+    if not (directory / _MODEL).exists():
+        return
+    before, now = config.to_json(_read(directory / _MODEL, ModelSpec)), config.to_json(model)
+    for name in now:
+        if before[name] != now[name]:
+            raise CheckpointError(
+                f"{directory} holds another model: {name} was {before[name]!r} and is now {now[name]!r}; "
+                "choose another --run"
+            )
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    # The kernel releases the lock when the process dies, however it dies, so a lock is never stale.
+    with _writing(directory):
+        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            raise CheckpointError(f"{directory} is in use by process {owner}; choose another --run") from error
+        with _writing(directory):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _record_environment(path: Path, now: dict[str, Any]) -> None:
+    before = _load(path) if path.exists() else []
+    if not isinstance(before, list):
+        raise CheckpointError(f"{path} holds {type(before).__name__}; expected a list of environments")
+    if not before or before[-1] != now:
+        _write_json(path, [*before, now])
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(path: Path, cls: type[_T]) -> _T:
+    try:
+        return config.from_json(cls, _load(path))
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: not JSON ({error})") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a whole file such that a crash leaves the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _writing(path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            _write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
