@@ -1,0 +1,1 @@
+"""One file per kind of dataset; each registers its datasets in a module-level `DATASETS`."""
