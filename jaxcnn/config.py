@@ -97,7 +97,12 @@ class OptimizerConfig:
         _require(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
         ordered = tuple(sorted(set(self.milestones)))
         inside = all(0 < m < 1 for m in self.milestones)
-        _require(inside and ordered == tuple(self.milestones), "optimizer.milestones", self.milestones, "increasing shares in (0, 1)")
+        _require(
+            inside and ordered == tuple(self.milestones),
+            "optimizer.milestones",
+            self.milestones,
+            "increasing shares in (0, 1)",
+        )
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ def options(name: str) -> dict[str, Option]:
       InputError: no such model; the message lists the nearest names.
     """
     entry = _find(name)
-    settable = (f for f in dataclasses.fields(entry.module) if f.init and f.name not in {"parent", "name"} | _COMMON)
-    return {f.name: entry.defaults.get(f.name, f.default) for f in settable if f.name not in entry.fixed}
+    decided = {"parent", "name"} | _COMMON | entry.fixed.keys()
+    settable: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(entry.module) if f.name not in decided}
+    return settable | {name: value for name, value in entry.defaults.items() if name not in decided}
 
 
 def create(name: str, **fields: Any) -> ImageModel:
@@ -77,7 +78,7 @@ def create(name: str, **fields: Any) -> ImageModel:
         swapped = kind is str and callable(value)
         if not (swapped or type(value) is kind or (kind is float and type(value) is int)):
             raise InputError(f"option {option} of {name} is {value!r}; expected {kind.__name__}")
-    return entry.module(**(dict(num_classes=entry.facts.num_classes) | entry.defaults | fields | entry.fixed))
+    return entry.module(**{"num_classes": entry.facts.num_classes, **entry.defaults, **fields, **entry.fixed})
 
 
 def from_spec(spec: ModelSpec, *, axis_name: str | None = None) -> ImageModel:

@@ -1,0 +1,206 @@
+"""Residual and plain networks for 32x32 images (He, Zhang, Ren & Sun 2016, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxcnn.errors import InputError
+from jaxcnn.layers import activations
+from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.convolution import Conv
+from jaxcnn.layers.image_model import ImageModel
+from jaxcnn.models.registration import Facts, Registration
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Block(nn.Module):
+    """y = a(F(x) + shortcut(x)), F = conv3x3, batch norm, a, conv3x3, batch norm; a plain block has no shortcut.
+
+    The shortcut is option A: the identity, subsampled and zero-padded in channels where the shape changes, so it
+    has no parameters.
+    """
+
+    features: int
+    stride: int
+    residual: bool
+    activation: Activation
+    dtype: Any
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
+        activation = activations.get(self.activation)
+
+        def conv(x: Array, stride: int, name: str) -> Array:
+            return Conv(
+                self.features,
+                (3, 3),
+                strides=stride,
+                padding=1,
+                use_bias=False,
+                kernel_init=_he_normal,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+
+        def norm(x: Array, name: str) -> Array:
+            return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)(x, train=train)
+
+        y = activation(norm(conv(x, self.stride, "conv1"), "norm1"))
+        y = norm(conv(y, 1, "conv2"), "norm2")
+        if self.residual:
+            x = x[:, :: self.stride, :: self.stride]
+            extra = self.features - x.shape[-1]
+            y = y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+        return activation(y)
+
+
+class Stage(nn.Module):
+    """`blocks` blocks in sequence, the first with the stride; the equal ones are scanned if `scan` is set."""
+
+    blocks: int
+    stride: int
+    scan: bool
+    remat: bool
+    block: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
+
+        def run(block: nn.Module, x: Array) -> Array:
+            return block(x, train=train)
+
+        if self.remat:
+            run = nn.remat(run)
+        x = run(Block(stride=self.stride, **self.block, name="block1"), x)
+        if not self.scan:
+            for i in range(2, self.blocks + 1):
+                x = run(Block(stride=1, **self.block, name=f"block{i}"), x)
+            return x
+        rest = nn.scan(
+            lambda block, x, _: (run(block, x), None),
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=self.blocks - 1,
+        )
+        return rest(Block(stride=1, **self.block, name="rest"), x, None)[0]
+
+
+def _stack(variables: dict[str, Any]) -> dict[str, Any]:
+    """Gathers block2, block3, ... of each collection into one `rest` with a leading axis."""
+
+    def gather(blocks: dict[str, Any]) -> dict[str, Any]:
+        rest = [blocks[f"block{i}"] for i in range(2, len(blocks) + 1)]
+        return {"block1": blocks["block1"], "rest": jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest)}
+
+    return {name: gather(blocks) if blocks else blocks for name, blocks in variables.items()}
+
+
+def _unstack(variables: dict[str, Any]) -> dict[str, Any]:
+    """Undoes `_stack`."""
+
+    def scatter(blocks: dict[str, Any]) -> dict[str, Any]:
+        rest = blocks["rest"]
+        length = len(jax.tree.leaves(rest)[0])
+        parts = {f"block{i + 2}": jax.tree.map(lambda leaf, i=i: leaf[i], rest) for i in range(length)}
+        return {"block1": blocks["block1"]} | parts
+
+    return {name: scatter(blocks) if blocks else blocks for name, blocks in variables.items()}
+
+
+class CifarResNet(ImageModel):
+    """conv3x3-16, three stages of n blocks with 16, 32 and 64 filters, global average pooling, linear: 6n + 2 layers.
+
+    Attributes:
+      depth: weighted layers, 6n + 2.
+      residual: whether the blocks have shortcuts; without them it is the plain net.
+      activation: after each batch norm and after each addition.
+      scan: compile the equal blocks of a stage once. Parameters keep their names, one set per block; only the
+        compile time and the random numbers of the initialisation differ.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    depth: int = 20
+    residual: bool = True
+    activation: Activation = "relu"
+    scan: bool = False
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the depth."""
+        if self.depth < 14 or (self.depth - 2) % 6:
+            raise InputError(f"depth is {self.depth}; expected 6n + 2 with n >= 2")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: ArrayLike, *, train: bool) -> Array:
+        """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""
+        block = {
+            "residual": self.residual,
+            "activation": self.activation,
+            "dtype": self.dtype,
+            "axis_name": self.axis_name,
+        }
+        stage = Stage
+        if self.scan:
+            stage = nn.map_variables(
+                Stage,
+                ["params", "batch_stats"],
+                trans_in_fn=_stack,
+                trans_out_fn=_unstack,
+                init=self.is_initializing(),
+                mutable=True,
+            )
+        x = self.standardize(images)
+        x = Conv(16, (3, 3), padding=1, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name="stem")(x)
+        x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
+        x = activations.get(self.activation)(x)
+        for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
+            fields = {"stride": stride, "scan": self.scan, "remat": self.remat, "block": block | {"features": features}}
+            x = stage(blocks=(self.depth - 2) // 6, **fields, name=f"stage{i}")(x, train=train)
+        x = x.mean(axis=(1, 2))
+        return nn.Dense(self.num_classes, kernel_init=_he_normal, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+
+
+def _register(depth: int, residual: bool, parameters: int, accuracy: str) -> Registration:
+    paper = "He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2016"
+    # One block is compiled for a whole stage where compiling two hundred would take many minutes.
+    deep = depth > 200
+    return Registration(
+        CifarResNet,
+        Facts(paper, (32, 32, 3), 10, parameters, accuracy),
+        fixed={"depth": depth, "residual": residual},
+        defaults={"scan": deep, "remat": deep},
+    )
+
+
+# Depth: parameters with option A shortcuts (they have none, so the plain net counts the same) and table 6's error.
+_PUBLISHED = {
+    20: (269_722, "8.75 %"),
+    32: (464_154, "7.51 %"),
+    44: (658_586, "7.17 %"),
+    56: (853_018, "6.97 %"),
+    110: (1_727_962, "6.43 % (6.61 +- 0.16 over five runs)"),
+    1202: (19_421_274, "7.93 %"),
+}
+_PROTOCOL = "CIFAR-10 test error {}; 64k iterations of 128, pad-and-crop and flip, single view (table 6)"
+_PLAIN = "CIFAR-10 error published as a curve only (figure 6, left)"
+
+MODELS = {
+    f"cifar_{'resnet' if residual else 'plain'}{depth}": _register(
+        depth, residual, parameters, _PROTOCOL.format(error) if residual else _PLAIN
+    )
+    for depth, (parameters, error) in _PUBLISHED.items()
+    for residual in (True, False)
+}
