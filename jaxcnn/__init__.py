@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxcnn import analysis, config, data, models, state, train
     from jaxcnn.loading import load
 
 __all__ = ["analysis", "config", "data", "load", "models", "state", "train"]

@@ -1,0 +1,1 @@
+"""Training and evaluation: `jaxcnn.train.loop.train`, `jaxcnn.train.evaluate.evaluate_run`."""

@@ -1,0 +1,224 @@
+"""Training from the first line to the last: data, model, steps, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxcnn import models, run
+from jaxcnn import state as states
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import Experiment, ModelSpec
+from jaxcnn.data import open_split, pipeline
+from jaxcnn.data.spec import Source
+from jaxcnn.errors import RunError
+from jaxcnn.train import optimizers
+from jaxcnn.train.evaluate import Evaluator
+from jaxcnn.train.logging import Display, TensorBoard
+from jaxcnn.train.parallel import map_train_step, replicate
+from jaxcnn.train.step import AXIS, make_train_step
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call of `train` ended with.
+
+    Attributes:
+      run: the run directory.
+      steps: optimisation steps done in all.
+      top1: accuracy at the last evaluation, or None before the first.
+      seconds: wall time of this call.
+      images_per_second: training images of this call over the time spent in its steps; 0 if it took none.
+      finished: whether the run is complete; False after SIGTERM.
+    """
+
+    run: str
+    steps: int
+    top1: float | None
+    seconds: float
+    images_per_second: float
+    finished: bool
+
+
+def resolve(experiment: Experiment, source: Source) -> ModelSpec:
+    """The model that an experiment trains on `source`: classes, input shape, and mean and deviation of its pixels."""
+    mean, std = experiment.model.mean, experiment.model.std
+    if mean is None or std is None:
+        mean, std = pixel_statistics(source)
+    return ModelSpec(
+        name=experiment.model.name,
+        options=models.options(experiment.model.name) | dict(experiment.model.options),
+        num_classes=len(source.class_names),
+        input_shape=source.image_shape,
+        mean=mean,
+        std=std,
+        class_names=source.class_names,
+        precision=experiment.training.precision,
+    )
+
+
+def pixel_statistics(source: Source, limit: int = 5000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in [0, 1], over `limit` images spread evenly over the split."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
+    levels = np.arange(256) / 255
+    counts = np.zeros((source.image_shape[-1], 256))
+    for part in np.array_split(chosen, -(-len(chosen) // 256)):
+        images, _ = source.read(part)
+        counts += [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(len(counts))]
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    # A channel that never varies carries nothing, and dividing by its zero deviation would make it NaN.
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+@contextmanager
+def termination_requested() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, in place of ending the process; outside the main thread it is never set."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def train(experiment: Experiment, directory: str | Path, *, console: Console | None = None) -> Result:
+    """Trains an experiment in a run directory, from its newest checkpoint if there is one.
+
+    The outcome is a function of the experiment alone (on one kind of machine with one number of devices): a run that
+    was killed at any moment and started again ends with the same bits and the same metrics.jsonl.
+
+    Args:
+      experiment: what to train.
+      directory: the run directory; created if absent, continued if it holds this experiment.
+      console: where progress is shown; None is silent.
+
+    Returns:
+      The state of the run at the end, or at SIGTERM.
+
+    Raises:
+      InputError: the experiment cannot be run on this data or on these devices.
+      CheckpointError: the directory holds something else, or a damaged checkpoint.
+      RunError: the loss is no longer finite, or a checkpoint cannot be written.
+    """
+    began = time.perf_counter()
+    config, devices = experiment.training, jax.local_devices()
+    console = console or Console(quiet=True)
+
+    training = open_split(experiment.data, "train", config.seed)
+    held_out = "validation" if experiment.data.validation else "test"
+    evaluation = open_split(experiment.data, held_out, config.seed)
+    pipeline.require_divisible(experiment.data.batch_size, devices)
+    steps_per_epoch = pipeline.steps_per_epoch(len(training), experiment.data.batch_size)
+    total_steps = config.epochs * steps_per_epoch
+
+    spec = resolve(experiment, training)
+    model = models.from_spec(spec, axis_name=AXIS)
+    rates = optimizers.schedule(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    optimizer = optimizers.create(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    state = replicate(states.create(model, jax.random.key(config.seed), spec.input_shape, optimizer), devices)
+
+    with (
+        termination_requested() as stop,
+        run.open(directory, experiment, spec) as files,
+        Checkpoints(files.checkpoints, keep=config.keep) as checkpoints,
+    ):
+        pending: list[dict[str, Any]] = []  # metrics of the steps since the last training record
+        if checkpoints.latest() is not None:
+            state, progress = checkpoints.restore(state)
+            pending = progress["pending"]
+        step = int(state.step)
+        files.metrics.truncate(step)
+        top1 = next((record["top1"] for record in reversed(files.metrics.read()) if record["split"] != "train"), None)
+
+        train_step = map_train_step(make_train_step(model, optimizer), devices)
+        evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices)
+        batches = pipeline.training(
+            training, experiment.data, seed=config.seed, start_step=step, stop_step=total_steps, devices=devices
+        )
+        seconds, trained, since, images_per_second, clock = 0.0, 0, 0, 0.0, began
+        with (
+            Display(console, step=step, total_steps=total_steps) as display,
+            TensorBoard(files.directory / "tensorboard", step=step) as board,
+        ):
+            for taken, batch in enumerate(batches):
+                state, metrics = train_step(state, batch)
+                step += 1
+                pending.append(metrics)
+                # The host may run two steps ahead, no more: queued steps hold their batches in memory.
+                jax.block_until_ready(metrics if taken == 0 else pending[-3:][0])
+                if taken == 0:
+                    clock = time.perf_counter()  # compiling is not training
+                else:
+                    since += 1
+                epoch_ends = step % steps_per_epoch == 0
+
+                if epoch_ends or step % config.log_every == 0:
+                    means = {name: float(np.mean([float(m[name]) for m in pending])) for name in ("loss", "top1")}
+                    pending = []
+                    elapsed = time.perf_counter() - clock
+                    seconds, trained = seconds + elapsed, trained + since
+                    images_per_second, since = since * experiment.data.batch_size / elapsed, 0
+                    record = {
+                        "step": step,
+                        "split": "train",
+                        **means,
+                        "learning_rate": float(np.asarray(rates(step - 1))),
+                    }
+                    files.metrics.append(record)
+                    board.write(record, images_per_second=images_per_second)
+                    display.trained(step, **means, images_per_second=images_per_second)
+                    if not math.isfinite(means["loss"]):
+                        raise RunError(
+                            f"the training loss is {means['loss']} at step {step} of {directory}; "
+                            "try a smaller optimizer.learning_rate"
+                        )
+                    clock = time.perf_counter()
+
+                scores = None
+                if epoch_ends:
+                    scores = asdict(evaluate(state))
+                    top1 = scores["top1"]
+                    record = {"step": step, "split": held_out, **scores}
+                    files.metrics.append(record)
+                    board.write(record)
+                    display.evaluated(step // steps_per_epoch, config.epochs, record, images_per_second)
+
+                due = epoch_ends if config.checkpoint_every is None else step % config.checkpoint_every == 0
+                if due or step == total_steps or stop.is_set():
+                    pending = [{name: float(value) for name, value in m.items()} for m in pending]
+                    checkpoints.save(
+                        state,
+                        progress={"pending": list(pending)},
+                        experiment=experiment,
+                        model=spec,
+                        metrics=scores and {name: scores[name] for name in ("top1", "top5", "loss")},
+                    )
+                if epoch_ends:
+                    clock = time.perf_counter()  # evaluation and saving are not training
+                if stop.is_set():
+                    break
+            checkpoints.wait()
+    return Result(
+        run=str(directory),
+        steps=step,
+        top1=top1,
+        seconds=time.perf_counter() - began,
+        images_per_second=trained * experiment.data.batch_size / seconds if seconds else 0.0,
+        finished=step == total_steps,
+    )

@@ -1,0 +1,204 @@
+"""Losses, optimisers and the mapped steps against closed forms, Optax's own rules, SciPy and PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcnn import models
+from jaxcnn import state as states
+from jaxcnn.config import DataConfig, OptimizerConfig, OptimizerName, ScheduleName
+from jaxcnn.data import ArraySource, pipeline
+from jaxcnn.train import optimizers
+from jaxcnn.train.evaluate import Evaluator
+from jaxcnn.train.losses import cross_entropy
+from jaxcnn.train.parallel import map_train_step, replicate
+from jaxcnn.train.step import AXIS, hits, make_train_step
+
+# ---- losses
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 6]), st.sampled_from([2, 9]), st.sampled_from([1.0, 30.0, 1e4]))
+@settings(deadline=None, max_examples=25)
+def test_cross_entropy_equals_scipy_and_is_stable(seed, n, k, scale):
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.standard_normal((n, k))).astype(np.float32)
+    labels = rng.integers(0, k, n).astype(np.int32)
+    expected = -scipy.special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(n), labels]
+    np.testing.assert_allclose(cross_entropy(jnp.array(logits), jnp.array(labels)), expected, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(lambda z: cross_entropy(z, jnp.array(labels)).sum())(jnp.array(logits))
+    one_hot = np.eye(k)[labels]
+    expected = scipy.special.softmax(logits.astype(np.float64), axis=1) - one_hot
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_hits_count_the_label_among_the_largest():
+    logits = jnp.array([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0], [jnp.nan] * 4])
+    labels = jnp.array([0, 1, 0, 0])
+    assert hits(logits, labels, 1).tolist() == [True, False, False, False]
+    assert hits(logits, labels, 3).tolist() == [True, True, False, False]
+    assert hits(logits, labels, 5).tolist() == [True, True, True, False]
+
+
+# ---- optimisers and schedules
+
+
+@pytest.mark.parametrize("name", OptimizerName.__args__)
+def test_every_optimiser_lowers_a_quadratic(name):
+    optimizer = optimizers.create(OptimizerConfig(name, learning_rate=0.05), total_steps=50, steps_per_epoch=10)
+    params = {"kernel": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+    for _ in range(50):
+        updates, state = optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(jnp.abs(params["kernel"]).max()) < 1.0
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam"])
+def test_updates_equal_pytorch_s(name, torch):
+    config = OptimizerConfig(name, learning_rate=0.1, momentum=0.8, weight_decay=0.01)
+    optimizer = optimizers.create(config, total_steps=9, steps_per_epoch=9)
+    params = {"kernel": jnp.array([1.0, -2.0, 0.5])}
+    state = optimizer.init(params)
+    weight = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+    peer = {
+        "momentum": lambda: torch.optim.SGD([weight], 0.1, momentum=0.8, weight_decay=0.01),
+        "nesterov": lambda: torch.optim.SGD([weight], 0.1, momentum=0.8, weight_decay=0.01, nesterov=True),
+        "adam": lambda: torch.optim.Adam([weight], 0.1, weight_decay=0.01),
+    }[name]()
+    for _ in range(5):
+        gradient = {"kernel": jnp.sin(3 * params["kernel"])}
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        weight.grad = torch.sin(3 * weight.detach())
+        peer.step()
+        np.testing.assert_allclose(params["kernel"], weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_acts_on_kernels_alone(name):
+    config = OptimizerConfig(name, learning_rate=0.5, weight_decay=0.1)
+    optimizer = optimizers.create(config, total_steps=1, steps_per_epoch=1)
+    params = {"layer": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["layer"]["kernel"], -0.5 * 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(updates["layer"]["bias"], 0)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0)
+
+
+@pytest.mark.parametrize("name", ScheduleName.__args__)
+def test_schedules_warm_up_linearly_to_the_peak_and_never_exceed_it(name):
+    config = OptimizerConfig(learning_rate=0.2, schedule=name, warmup_epochs=2.0, milestones=(0.5, 0.75))
+    rate = optimizers.schedule(config, total_steps=100, steps_per_epoch=10)
+    rates = np.array([float(rate(step)) for step in range(100)])
+    np.testing.assert_allclose(rates[:20], 0.2 * np.arange(20) / 20, atol=1e-7)
+    np.testing.assert_allclose(rates[20], 0.2, rtol=1e-6)
+    assert (np.diff(rates[20:]) <= 1e-9).all()
+    if name == "steps":
+        np.testing.assert_allclose(rates[[49, 50, 74, 75, 99]], [0.2, 0.02, 0.02, 0.002, 0.002], rtol=1e-5)
+    if name == "cosine":
+        np.testing.assert_allclose(rates[20:], 0.1 * (1 + np.cos(np.pi * np.arange(80) / 80)), atol=1e-6)
+
+
+# ---- the mapped step
+
+
+def images_and_labels(n: int, classes: int = 5) -> ArraySource:
+    rng = np.random.default_rng(0)
+    names = tuple(map(str, range(classes)))
+    return ArraySource(
+        rng.integers(0, 256, (n, 16, 16, 3), np.uint8), rng.integers(0, classes, n).astype(np.int32), names
+    )
+
+
+def steps_on(count: int, steps: int = 3):
+    devices = jax.devices()[:count]
+    model = models.create("cifar_resnet20", num_classes=5, axis_name=AXIS)
+    optimizer = optimizers.create(
+        OptimizerConfig(learning_rate=0.05, weight_decay=1e-3), total_steps=9, steps_per_epoch=9
+    )
+    state = replicate(states.create(model, jax.random.key(0), (16, 16, 3), optimizer), devices)
+    traced, one_step = [], make_train_step(model, optimizer)
+    step = map_train_step(lambda *arguments: traced.append(1) or one_step(*arguments), devices)
+    batches = pipeline.training(
+        images_and_labels(32), DataConfig(batch_size=16), seed=0, start_step=0, stop_step=steps, devices=devices
+    )
+    seen = []
+    for batch in batches:
+        state, metrics = step(state, batch)
+        seen.append({name: float(value) for name, value in metrics.items()})
+    assert len(traced) == 1, "the step was traced again"
+    return jax.tree.map(np.asarray, (state.params, state.batch_stats, state.opt_state)), seen
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return steps_on(1)
+
+
+@pytest.mark.parametrize("count", [8])
+def test_several_devices_give_the_parameters_of_one(on_one_device, count):
+    (expected, metrics), (got, other) = on_one_device, steps_on(count)
+    for a, b in zip(metrics, other, strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
+    for one, many in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        assert np.linalg.norm(many - one) <= 1e-5 * np.linalg.norm(one) + 1e-7
+
+
+def test_the_step_is_the_gradient_step_of_the_mean_loss(on_one_device):
+    """One step of plain descent against autodiff of the loss written out, on one device."""
+    model = models.create("lenet5", num_classes=5, axis_name=AXIS, activation="relu")
+    optimizer = optax.sgd(0.1)
+    source = ArraySource(
+        np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8),
+        np.arange(8, dtype=np.int32) % 5,
+        tuple("abcde"),
+    )
+    devices = jax.devices()[:2]
+    state = states.create(model, jax.random.key(0), (28, 28, 1), optimizer)
+    batch = next(
+        pipeline.training(source, DataConfig(batch_size=8), seed=0, start_step=0, stop_step=1, devices=devices)
+    )
+    images = np.asarray(batch.images).reshape(8, 28, 28, 1).astype(np.float32) / 255
+    labels = np.asarray(batch.labels).reshape(8)
+
+    def loss(params):
+        logits = model.clone(axis_name=None).apply({"params": params}, images, train=True)
+        return -jax.nn.log_softmax(logits)[np.arange(8), labels].mean()
+
+    before, gradient = jax.value_and_grad(loss)(state.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    after, metrics = map_train_step(make_train_step(model, optimizer), devices)(replicate(state, devices), batch)
+    assert int(after.step) == 1
+    assert float(metrics["loss"]) == pytest.approx(float(before), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.params, expected)
+
+
+# ---- evaluation
+
+
+@pytest.mark.parametrize(("n", "batch_size", "count"), [(7, 8, 8), (16, 8, 2), (37, 16, 8), (1, 8, 1), (50, 64, 4)])
+def test_evaluation_is_exact_for_any_split_size(n, batch_size, count):
+    source = images_and_labels(n, classes=7)
+    model = models.create("mlp", num_classes=7, width=8)
+    state = states.create(model, jax.random.key(0), (16, 16, 3))
+    evaluator = Evaluator(model, source, DataConfig(batch_size=batch_size), jax.devices()[:count])
+    scores, logits = evaluator.predict(state)
+    expected = np.asarray(model.apply(state.variables, source.images.astype(np.float32) / 255, train=False))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    order = np.argsort(-expected, axis=1)
+    assert scores.examples == n
+    assert scores.top1 == np.mean(order[:, 0] == source.labels)
+    assert scores.top5 == np.mean((order[:, :5] == source.labels[:, None]).any(axis=1))
+    losses = -scipy.special.log_softmax(expected, axis=1)[np.arange(n), source.labels]
+    assert scores.loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert dataclasses.asdict(evaluator(state)) == dataclasses.asdict(scores)

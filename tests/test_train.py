@@ -1,0 +1,235 @@
+"""The training loop: what it reaches, what it writes, and that neither a kill nor the device count changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn import config, run
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
+from jaxcnn.errors import CheckpointError, InputError, RunError
+from jaxcnn.train.evaluate import evaluate_run
+from jaxcnn.train.loop import pixel_statistics, train
+
+# A network with dropout, a validation share and checkpoints inside epochs: all that a resumption could get wrong.
+SMALL = Experiment(
+    "small",
+    ModelConfig("mlp", {"width": 32, "dropout": 0.2}),
+    DataConfig("digits", batch_size=64, validation=0.1),
+    OptimizerConfig("momentum", learning_rate=0.1, schedule="cosine", weight_decay=1e-4),
+    TrainingConfig(epochs=4, log_every=7, checkpoint_every=5),
+)
+
+
+def with_training(experiment, **changes):
+    return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, **changes))
+
+
+def metrics(directory) -> bytes:
+    return (Path(directory) / "metrics.jsonl").read_bytes()
+
+
+def leaves(directory) -> list[np.ndarray]:
+    _, state = jaxcnn.load(directory)
+    return [np.asarray(jax.random.key_data(x) if x is state.key else x) for x in jax.tree.leaves(state)]
+
+
+def assert_same_run(one, other):
+    assert metrics(one) == metrics(other)
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never interrupted."""
+    directory = tmp_path_factory.mktemp("run") / "small"
+    return directory, train(SMALL, directory)
+
+
+def test_a_run_learns_and_says_what_it_did(finished):
+    directory, result = finished
+    records = run.metrics(directory).read()
+    training = [r for r in records if r["split"] == "train"]
+    validation = [r for r in records if r["split"] == "validation"]
+    assert result.finished
+    assert result.steps == 4 * (1294 // 64) == training[-1]["step"]
+    assert result.top1 == validation[-1]["top1"] > 0.85
+    assert training[-1]["loss"] < 0.5 * training[0]["loss"]
+    assert [r["step"] for r in validation] == [20, 40, 60, 80]
+    # Every seventh step and the last of each epoch.
+    assert [r["step"] for r in training] == sorted({*range(7, 81, 7), 20, 40, 60, 80})
+    assert {"experiment.json", "model.json", "environment.json", "checkpoints", "tensorboard"} <= {
+        path.name for path in directory.iterdir()
+    }
+
+
+def test_the_learning_rate_written_is_the_schedule(finished):
+    directory, result = finished
+    for record in run.metrics(directory).read():
+        if record["split"] == "train":
+            step = record["step"] - 1
+            assert record["learning_rate"] == pytest.approx(0.05 * (1 + np.cos(np.pi * step / result.steps)), rel=1e-4)
+
+
+def test_the_directory_alone_gives_the_numbers_of_the_run(finished):
+    directory, result = finished
+    scores = evaluate_run(directory, split="validation")
+    assert scores.top1 == result.top1
+    assert scores.examples == round(0.1 * 1438)
+    best = run.metrics(directory).read()
+    best = max(r["top1"] for r in best if r["split"] == "validation")
+    assert evaluate_run(directory, split="validation", checkpoint="best").top1 == best
+
+
+def test_a_finished_run_started_again_changes_nothing(finished):
+    directory, result = finished
+    before = metrics(directory)
+    again = train(SMALL, directory)
+    assert (again.steps, again.top1, again.finished) == (result.steps, result.top1, True)
+    assert metrics(directory) == before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_path):
+    directory, _ = finished
+    train(SMALL, tmp_path / "again")
+    assert_same_run(directory, tmp_path / "again")
+    train(with_training(SMALL, seed=1), tmp_path / "other")
+    assert metrics(tmp_path / "other") != metrics(directory)
+
+
+@pytest.mark.parametrize("storage", ["stream"])
+def test_streamed_images_give_the_same_run(finished, tmp_path, storage):
+    streamed = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, storage=storage))
+    train(streamed, tmp_path / "run")
+    assert_same_run(finished[0], tmp_path / "run")
+
+
+# ---- interruption, in a process of its own
+
+SCRIPT = """
+import json, sys
+from jaxcnn import config
+from jaxcnn.train.loop import train
+result = train(config.from_json(config.Experiment, json.loads(sys.argv[1])), sys.argv[2])
+print(json.dumps({"steps": result.steps, "finished": result.finished}))
+"""
+
+
+def start(directory) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", SCRIPT, json.dumps(config.to_json(SMALL)), str(directory)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=os.environ)
+
+
+def last_step(directory) -> int:
+    lines = metrics(directory).splitlines() if (Path(directory) / "metrics.jsonl").exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith(b"}") else 0
+
+
+def wait_for_step(process, directory, step):
+    deadline = time.monotonic() + 120
+    while last_step(directory) < step:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
+    directory = tmp_path / "killed"
+    kills = 0
+    for step in (1, 9, 41, 66):
+        process = start(directory)
+        wait_for_step(process, directory, step)
+        time.sleep(0.013 * kills)  # inside steps, evaluations and saves alike
+        process.kill()
+        process.communicate()
+        kills += 1
+    process = start(directory)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert json.loads(output)["finished"]
+    assert kills == 4
+    assert_same_run(finished[0], directory)
+
+
+def test_sigterm_saves_where_it_stands_and_ends_well(finished, tmp_path):
+    directory = tmp_path / "terminated"
+    process = start(directory)
+    wait_for_step(process, directory, 14)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    said = json.loads(output)
+    assert not said["finished"]
+    assert 14 <= said["steps"] < 80
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == said["steps"]
+    train(SMALL, directory)
+    assert_same_run(finished[0], directory)
+
+
+# ---- bad input
+
+
+def test_a_directory_of_another_experiment_is_refused_and_left_alone(finished):
+    directory, _ = finished
+    before = metrics(directory)
+    with pytest.raises(CheckpointError, match=r"optimizer.learning_rate was 0.1 and is now 0.2.*--run"):
+        train(
+            dataclasses.replace(
+                SMALL, optimizer=OptimizerConfig("momentum", learning_rate=0.2, schedule="cosine", weight_decay=1e-4)
+            ),
+            directory,
+        )
+    assert metrics(directory) == before
+
+
+def test_unknown_names_are_refused_before_anything_is_written(tmp_path):
+    for changed in (
+        dataclasses.replace(SMALL, model=ModelConfig("lenet")),
+        dataclasses.replace(SMALL, data=DataConfig("digit", batch_size=64)),
+        dataclasses.replace(SMALL, data=DataConfig("digits", batch_size=60)),  # 8 devices
+        dataclasses.replace(SMALL, data=DataConfig("digits", batch_size=1600)),
+    ):
+        with pytest.raises(InputError):
+            train(changed, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_loss_that_is_no_longer_finite_ends_the_run_with_a_sentence(tmp_path):
+    wild = dataclasses.replace(SMALL, optimizer=OptimizerConfig("sgd", learning_rate=1e30))
+    with pytest.raises(RunError, match=r"the training loss is (nan|inf) at step 7 .*smaller optimizer.learning_rate"):
+        train(wild, tmp_path / "run")
+
+
+# ---- statistics of the pixels
+
+
+def test_pixel_statistics_are_the_mean_and_deviation_of_every_channel():
+    from jaxcnn.data import ArraySource
+
+    images = np.random.default_rng(0).integers(0, 256, (300, 5, 4, 3), np.uint8)
+    source = ArraySource(images, np.zeros(300, np.int32), ("a",))
+    mean, std = pixel_statistics(source)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-9)
+
+
+def test_a_channel_that_never_varies_has_deviation_one():
+    from jaxcnn.data import ArraySource
+
+    source = ArraySource(np.full((9, 2, 2, 1), 51, np.uint8), np.zeros(9, np.int32), ("a",))
+    assert pixel_statistics(source) == ((0.2,), (1.0,))
