@@ -116,7 +116,7 @@ class Run:
     @property
     def metrics(self) -> Metrics:
         """The records in metrics.jsonl."""
-        return Metrics(self.directory / _METRICS)
+        return metrics(self.directory)
 
     @property
     def checkpoints(self) -> Path:
@@ -174,6 +174,11 @@ def read(directory: str | os.PathLike[str]) -> tuple[Experiment, ModelSpec]:
     if not (directory / _EXPERIMENT).exists():
         raise CheckpointError(f"{directory} is not a run directory: it has no {_EXPERIMENT}")
     return _read(directory / _EXPERIMENT, Experiment), _read(directory / _MODEL, ModelSpec)
+
+
+def metrics(directory: str | os.PathLike[str]) -> Metrics:
+    """The records of a run, whether or not it is running."""
+    return Metrics(Path(directory) / _METRICS)
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Pages and galleries of a run."""

@@ -1,0 +1,265 @@
+"""The jaxcnn command: parses, calls, prints. Exit status 0; 1 where a run failed; 2 for bad usage or input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxcnn.config import Experiment
+from jaxcnn.errors import InputError, JaxcnnError, unknown_name
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one JSON object on standard output.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits.
+
+    Args:
+      arguments: what follows `jaxcnn` on the command line; None takes it from there.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+            sys.exit(0 if arguments else 2)
+        if arguments[0] == "--version":
+            from importlib.metadata import version
+
+            print(f"jaxcnn {version('jaxcnn')}")
+            return
+        name, *rest = arguments
+        if name not in COMMANDS:
+            raise unknown_name("command", name, COMMANDS)
+        COMMANDS[name](rest)
+        sys.stdout.flush()
+    except JaxcnnError as error:
+        print(f"jaxcnn: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("jaxcnn: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """Train LeNet-5 on the bundled digits, evaluate it, and save pictures of what it learned."""
+
+    def parse(run: str = "runs/demo") -> str:
+        """Train LeNet-5 on the bundled digits, evaluate it, and save pictures of what it learned.
+
+        Args:
+          run: Run directory.
+        """
+        return run
+
+    directory = _parse(parse, "demo", arguments)
+    from jaxcnn import catalog
+    from jaxcnn.report import gallery
+    from jaxcnn.train.evaluate import evaluate_run
+    from jaxcnn.train.loop import train as train_run
+
+    experiment, description = catalog.load("lenet5_digits")
+    print(description)
+    result = train_run(experiment, directory, console=_console())
+    if not result.finished:
+        print(f"stopped after {result.steps} steps; the same command continues {directory}")
+        return
+    print(f"trained for {result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:,.0f} images/s")
+    scores = evaluate_run(directory)
+    print(f"test accuracy {scores.top1:.4f} on {scores.examples} images, loss {scores.loss:.4f}")
+    print("figures:")
+    for path in gallery.draw(directory):
+        print(f"  {path}")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train an experiment; a run directory that exists is continued."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--SETTING VALUE ...]\n\n"
+            "Train an experiment; a run directory that exists is continued.\n"
+            "`jaxcnn experiments` lists the experiments, `jaxcnn train EXPERIMENT --help` the settings of one."
+        )
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise InputError(f"the experiment comes first: jaxcnn train EXPERIMENT {name} ...")
+    from jaxcnn import catalog, models
+
+    default, description = catalog.load(name)
+    chosen = _peek(rest, "--model.name") or default.model.name
+    # Every option of the chosen network becomes a flag of its own, typed and with its default.
+    kept = default.model.options if chosen == default.model.name else {}
+    model = dataclasses.replace(default.model, name=chosen, options=models.options(chosen) | dict(kept))
+    default = dataclasses.replace(default, model=model)
+
+    def parse(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default,
+        run: str = f"runs/{default.name}",
+        json: Json = False,
+    ) -> tuple[Experiment, str, bool]:
+        """Arguments.
+
+        Args:
+          experiment: What to train.
+          run: Run directory, created or continued.
+          json: Print the result as one JSON object on standard output.
+        """
+        return experiment, run, json
+
+    experiment, directory, as_json = _parse(parse, f"train {name}", rest, description)
+    from jaxcnn.train.loop import train as train_run
+
+    result = train_run(experiment, directory, console=_console())
+    if as_json:
+        names = ("run", "steps", "top1", "seconds", "images_per_second")
+        print(json.dumps({name: getattr(result, name) for name in names}))
+    elif result.finished:
+        print(f"{result.run}: {result.steps} steps, accuracy {result.top1:.4f}, {result.seconds:.0f} s")
+    else:
+        print(f"{result.run}: stopped after {result.steps} steps; the same command continues")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Evaluate a run on its test images."""
+
+    def parse(
+        run: tyro.conf.Positional[str],
+        checkpoint: Literal["latest", "best"] | int = "latest",
+        split: Literal["test", "train", "validation"] = "test",
+        data: _Location = _Location(),
+        json: Json = False,
+    ) -> tuple[str, Any, str, str | None, bool]:
+        """Evaluate a run on its test images.
+
+        Args:
+          run: Run directory.
+          checkpoint: The newest checkpoint, the best, or the one of a step.
+          split: Which images.
+          data: Where the images lie now.
+          json: Print the result as one JSON object on standard output.
+        """
+        return run, checkpoint, split, data.directory, json
+
+    run, checkpoint, split, location, as_json = _parse(parse, "evaluate", arguments)
+    from jaxcnn.train.evaluate import evaluate_run
+
+    scores = evaluate_run(run, checkpoint=checkpoint, split=split, data_directory=location)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(scores)))
+    else:
+        print(f"{scores.examples} images: top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}, loss {scores.loss:.4f}")
+
+
+def figures(arguments: Sequence[str]) -> None:
+    """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency."""
+
+    def parse(run: tyro.conf.Positional[str], data: _Location = _Location()) -> tuple[str, str | None]:
+        """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency.
+
+        Args:
+          run: Run directory.
+          data: Where the images lie now.
+        """
+        return run, data.directory
+
+    run, location = _parse(parse, "figures", arguments)
+    from jaxcnn.report import gallery
+
+    for path in gallery.draw(run, data_directory=location):
+        print(path)
+
+
+def models(arguments: Sequence[str]) -> None:
+    """List the networks."""
+    as_json = _listing("models", "List the networks.", arguments)
+    from jaxcnn import models
+
+    facts = {name: models.facts(name) for name in models.names()}
+    if as_json:
+        print(json.dumps({name: dataclasses.asdict(fact) for name, fact in facts.items()}))
+    else:
+        _table({name: f"{fact.parameters:>12,} parameters  {fact.paper}" for name, fact in facts.items()})
+
+
+def datasets(arguments: Sequence[str]) -> None:
+    """List the datasets; every image-classification dataset of TFDS works by its name, too."""
+    text = "List the datasets; every image-classification dataset of TFDS works by its name, too."
+    as_json = _listing("datasets", text, arguments)
+    from jaxcnn import data
+
+    print(json.dumps(data.names())) if as_json else _table(data.names())
+
+
+def experiments(arguments: Sequence[str]) -> None:
+    """List the experiments."""
+    as_json = _listing("experiments", "List the experiments.", arguments)
+    from jaxcnn import catalog
+
+    found = {name: catalog.load(name)[1] for name in catalog.files()}
+    print(json.dumps(found)) if as_json else _table(found)
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    command.__name__: command for command in (demo, train, evaluate, figures, models, datasets, experiments)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Location:
+    directory: str | None = None
+    """TFDS data directory or image folder, if not where it was in training."""
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {(command.__doc__ or '').rstrip('.')}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxcnn COMMAND [--help] ...",
+            "",
+            "Convolutional networks in JAX: built as published, trained reproducibly, and explained.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _parse(function: Callable[..., Any], command: str, arguments: Sequence[str], description: str | None = None) -> Any:
+    return tyro.cli(function, prog=f"jaxcnn {command}", args=list(arguments), description=description)
+
+
+def _listing(command: str, description: str, arguments: Sequence[str]) -> bool:
+    def parse(json: Json = False) -> bool:
+        return json
+
+    return _parse(parse, command, arguments, description)
+
+
+def _peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of one flag, before the rest can be parsed."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
+    return None
+
+
+def _table(rows: Mapping[str, str]) -> None:
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:{width}}  {text}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,94 @@
+"""The figures of a run: how it learned, where it errs, and what it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from jaxcnn import run
+from jaxcnn.analysis import filters, saliency
+from jaxcnn.figures import confusion as confusion_figure
+from jaxcnn.figures import curves as curves_figure
+from jaxcnn.figures import filters as filters_figure
+from jaxcnn.figures import predictions as predictions_figure
+from jaxcnn.figures import saliency as saliency_figure
+from jaxcnn.figures import style
+from jaxcnn.loading import load
+from jaxcnn.train.evaluate import Evaluator, open_run_split
+
+_SHOWN = 20  # pictures in the grid of predictions
+_EXPLAINED = 6  # pictures with a saliency map
+
+
+def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Path]:
+    """Draws every figure of a run into its `figures/`, as PDF and PNG.
+
+    Args:
+      directory: the run directory.
+      data_directory: where the images lie now, if not where they were in training.
+
+    Returns:
+      The files, in the order of the report.
+
+    Raises:
+      InputError: the run or its data cannot be read.
+    """
+    model, state = load(directory)
+    _, spec = run.read(directory)
+    source, config = open_run_split(directory, "test", data_directory)
+    _, logits = Evaluator(model, source, config, jax.local_devices()).predict(state)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    labels = source.read(range(len(source)))[1]
+    predicted = probabilities.argmax(axis=1)
+
+    shown = _spread_over_mistakes(predicted != labels, _SHOWN)
+    images = source.read(shown)[0].astype(np.float32) / 255
+    # One picture a class, as far as they go, from the first that the network gets right.
+    correct = [np.flatnonzero((labels == k) & (predicted == k))[:1] for k in range(spec.num_classes)]
+    explained = (
+        np.concatenate(correct)[:_EXPLAINED] if any(map(len, correct)) else np.arange(min(_EXPLAINED, len(labels)))
+    )
+    pictures = source.read(explained)[0].astype(np.float32) / 255
+
+    figures = {
+        "curves": _curves(run.metrics(directory).read()),
+        "filters": filters_figure.kernels(filters.first_layer(model, state, spec.input_shape).kernel),
+        "predictions": predictions_figure.predictions(
+            images, probabilities[shown], labels[shown], spec.class_names, columns=5
+        ),
+        "confusion": confusion_figure.confusion(
+            confusion_matrix(labels, predicted, labels=np.arange(spec.num_classes)), spec.class_names
+        ),
+        "saliency": saliency_figure.saliency(
+            pictures,
+            saliency.gradient(model, state, pictures),
+            [spec.class_names[k] for k in predicted[explained]],
+            probabilities[explained].max(axis=1),
+        ),
+    }
+    return [path for name, figure in figures.items() for path in style.save(figure, Path(directory) / "figures" / name)]
+
+
+def _curves(records: Sequence[dict[str, Any]]) -> Any:
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_split.setdefault(record["split"], []).append(record)
+    lines = {
+        split: curves_figure.Curve(*([r[name] for r in chosen] for name in ("step", "loss", "top1")))
+        for split, chosen in by_split.items()
+    }
+    training = lines.pop("train")
+    split, evaluation = next(iter(lines.items()), ("validation", None))
+    return curves_figure.history(training, evaluation, split=split)
+
+
+def _spread_over_mistakes(wrong: np.ndarray, count: int) -> np.ndarray:
+    """Indices of `count` examples: up to half of them mistakes, the rest correct, in the split's order."""
+    mistakes = np.flatnonzero(wrong)[: count // 2]
+    correct = np.flatnonzero(~wrong)[: count - len(mistakes)]
+    return np.sort(np.concatenate([mistakes, correct]))

@@ -1,0 +1,158 @@
+"""The command line as a user meets it: what it prints, what it returns, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import jaxcnn
+from jaxcnn import catalog, cli, data, models
+
+QUICK = ["--training.epochs", "1", "--data.batch-size", "160", "--model.name", "mlp", "--data.image-size", "8"]
+
+
+def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    status = 0
+    try:
+        cli.main(arguments)
+    except SystemExit as exit_:
+        status = exit_.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_evaluate_and_load_agree(capsys, here):
+    status, out, _ = invoke(capsys, "train", "lenet5_digits", *QUICK, "--json")
+    assert status == 0
+    trained = json.loads(out)
+    assert sorted(trained) == ["images_per_second", "run", "seconds", "steps", "top1"]
+    assert trained["run"] == "runs/lenet5_digits"
+    status, out, _ = invoke(capsys, "evaluate", trained["run"], "--json")
+    assert status == 0
+    scores = json.loads(out)
+    assert sorted(scores) == ["examples", "loss", "top1", "top5"]
+    assert scores["top1"] == trained["top1"]
+    status, out, _ = invoke(capsys, "evaluate", trained["run"])
+    assert (status, out.split()[:2]) == (0, ["359", "images:"])
+    model, state = jaxcnn.load(trained["run"])
+    assert type(model).__name__ == "MLP"
+    assert int(state.step) == trained["steps"]
+
+
+def test_model_options_are_typed_flags(capsys, here):
+    assert invoke(capsys, "train", "lenet5_digits", *QUICK, "--model.options.width", "12")[0] == 0
+    assert jaxcnn.load("runs/lenet5_digits")[0].width == 12
+    status, _, err = invoke(capsys, "train", "lenet5_digits", "--model.options.poling", "max")
+    assert status == 2
+    assert "--model.options.pooling" in err
+
+
+def test_a_run_started_again_with_another_setting_is_refused(capsys, here):
+    assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
+    status, _, err = invoke(capsys, "train", "lenet5_digits", *QUICK, "--training.seed", "5")
+    assert status == 2
+    assert "training.seed was 0 and is now 5; choose another --run" in err
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_explains_itself(capsys, command):
+    status, out, _ = invoke(capsys, command, "--help")
+    assert status == 0
+    assert f"usage: jaxcnn {command}" in out
+    assert command in invoke(capsys, "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train"),
+        (["train", "lenet5_mist"], "unknown experiment 'lenet5_mist'; did you mean lenet5_mnist"),
+        (["train", "missing.py"], "experiment file 'missing.py' does not exist"),
+        (["train", "--run", "x"], "the experiment comes first"),
+        (["train", "lenet5_digits", "--optimizer.learning-rat", "1"], "--optimizer.learning-rate"),
+        (["train", "lenet5_digits", "--optimizer.learning-rate", "fast"], "could not convert string to float: 'fast'"),
+        (["train", "lenet5_digits", "--optimizer.learning-rate", "-1"], "expected a positive number"),
+        (["train", "lenet5_digits", "--optimizer.name", "adm"], "'adam'"),
+        (["train", "lenet5_digits", "--model.name", "lenet4"], "unknown model 'lenet4'; did you mean lenet5"),
+        (["train", "lenet5_digits", "--data.dataset", "digts"], "unknown dataset 'digts'; did you mean digits"),
+        (["train", "lenet5_digits", "--data.batch-size", "4000"], "data.batch_size is 4000"),
+        (["train", "lenet5_digits", "--data.batch-size", "63"], "expected a multiple of the 8 devices"),
+        (["train", "lenet5_digits", "--data.dataset", "folder"], "folder"),
+        (["train", "lenet5_digits", "--data.image-size", "64"], "lenet5 got images of 64x64; expected 25 to 32"),
+        (["evaluate", "nowhere"], "nowhere is not a run directory"),
+        (["evaluate"], "run"),
+        (["figures", "nowhere"], "nowhere is not a run directory"),
+        (["models", "--jsn"], "--json"),
+    ],
+)
+def test_a_mistake_is_one_message_exit_status_2_and_no_traceback(capsys, here, arguments, says):
+    status, out, err = invoke(capsys, *arguments)
+    assert status == 2
+    # Long messages are wrapped in a box.
+    assert says in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert not list(here.rglob("experiment.json"))
+
+
+def test_lists_are_the_registries(capsys, here):
+    assert json.loads(invoke(capsys, "models", "--json")[1]).keys() == set(models.names())
+    assert json.loads(invoke(capsys, "datasets", "--json")[1]) == data.names()
+    assert json.loads(invoke(capsys, "experiments", "--json")[1]).keys() == catalog.files().keys()
+    for command in ("models", "datasets", "experiments"):
+        status, out, _ = invoke(capsys, command)
+        assert status == 0
+        assert len(out.splitlines()) == len(json.loads(invoke(capsys, command, "--json")[1]))
+
+
+def test_an_experiment_of_one_s_own_is_a_file(capsys, here):
+    (here / "mine.py").write_text(
+        '"""Mine."""\n'
+        "from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig\n"
+        'EXPERIMENT = Experiment("mine", ModelConfig("mlp"), DataConfig(batch_size=64), training=TrainingConfig(epochs=1))\n'
+    )
+    assert invoke(capsys, "train", "mine.py", "--data.batch-size", "160")[0] == 0
+    assert (here / "runs" / "mine" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1", "defines EXPERIMENT as None; expected a jaxcnn.config.Experiment"),
+        ("x = (", "cannot be run: SyntaxError"),
+        ("import jaxcnn.config as c\nEXPERIMENT = c.Experiment(data=c.DataConfig(batch_size=0))", "data.batch_size is 0"),
+    ],
+)
+def test_an_experiment_file_that_is_none_is_refused(capsys, here, text, says):
+    (here / "mine.py").write_text(text)
+    status, _, err = invoke(capsys, "train", "mine.py")
+    assert status == 2
+    assert says in err
+
+
+def test_the_command_is_installed_and_survives_a_closed_pipe():
+    command = f"{sys.executable} -m jaxcnn models | head -1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(catalog.files()))
+def test_every_experiment_names_what_exists(name):
+    experiment, description = catalog.load(name)
+    assert experiment.name == name
+    assert description.endswith(".")
+    assert experiment.model.name in models.names()
+    assert set(experiment.model.options) <= set(models.options(experiment.model.name))
+    assert experiment.data.dataset in data.names()
+    assert f"jaxcnn train {name}" in catalog.files()[name].read_text()
