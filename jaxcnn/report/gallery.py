@@ -22,7 +22,7 @@ from jaxcnn.loading import load
 from jaxcnn.train.evaluate import Evaluator, open_run_split
 
 _SHOWN = 20  # pictures in the grid of predictions
-_EXPLAINED = 6  # pictures with a saliency map
+_EXPLAINED = 4  # pictures with a saliency map
 
 
 def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Path]:

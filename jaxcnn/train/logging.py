@@ -66,7 +66,8 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, *, step: int) -> None:
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1)
+        # The suffix keeps apart the files of two starts within one second.
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1, filename_suffix=f".{step:09d}")
 
     def __enter__(self) -> TensorBoard:
         return self
