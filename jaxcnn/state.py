@@ -42,7 +42,7 @@ class State(flax.struct.PyTreeNode):
 
 @partial(jax.jit, static_argnums=(0, 2))
 def _initialise(model: nn.Module, key: Key[Array, ""], input_shape: tuple[int, int, int]) -> dict[str, Any]:
-    return model.init(key, jnp.zeros((1, *input_shape)), train=False)
+    return dict(model.init(key, jnp.zeros((1, *input_shape)), train=False))
 
 
 def create(

@@ -119,7 +119,7 @@ def test_an_experiment_of_one_s_own_is_a_file(capsys, here):
     (here / "mine.py").write_text(
         '"""Mine."""\n'
         "from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig\n"
-        'EXPERIMENT = Experiment("mine", ModelConfig("mlp"), DataConfig(batch_size=64), training=TrainingConfig(epochs=1))\n'
+        'EXPERIMENT = Experiment("mine", ModelConfig("mlp"), DataConfig(), training=TrainingConfig(epochs=1))\n'
     )
     assert invoke(capsys, "train", "mine.py", "--data.batch-size", "160")[0] == 0
     assert (here / "runs" / "mine" / "metrics.jsonl").exists()
@@ -130,7 +130,10 @@ def test_an_experiment_of_one_s_own_is_a_file(capsys, here):
     [
         ("x = 1", "defines EXPERIMENT as None; expected a jaxcnn.config.Experiment"),
         ("x = (", "cannot be run: SyntaxError"),
-        ("import jaxcnn.config as c\nEXPERIMENT = c.Experiment(data=c.DataConfig(batch_size=0))", "data.batch_size is 0"),
+        (
+            "import jaxcnn.config as c\nEXPERIMENT = c.Experiment(data=c.DataConfig(batch_size=0))",
+            "data.batch_size is 0",
+        ),
     ],
 )
 def test_an_experiment_file_that_is_none_is_refused(capsys, here, text, says):

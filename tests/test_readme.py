@@ -1,0 +1,61 @@
+"""The README does what it says: its commands run, its code runs, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxcnn import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = [line.partition("#")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+PYTHON = [block for kind, block in BLOCKS if kind == "python"]
+
+
+def test_the_commands_and_then_the_library_run_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert len(COMMANDS) >= 5
+    for command in COMMANDS:
+        program, *arguments = shlex.split(command)
+        assert program == "jaxcnn"
+        cli.main(arguments)
+    figures = {path.name for path in (tmp_path / "runs" / "demo" / "figures").iterdir()}
+    names = ("curves", "filters", "predictions", "confusion", "saliency")
+    assert figures == {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
+    assert (tmp_path / "runs" / "slow" / "figures" / "curves.pdf").exists()
+    accuracy = re.search(r"test accuracy ([\d.]+) on 359 images", capsys.readouterr().out)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.97
+
+    names = {}
+    exec(PYTHON[0], names)
+    assert names["logits"].shape == (8, 10)
+    assert names["maps"].shape == (8, 28, 28)
+    assert names["kernels"].shape == (5, 5, 1, 6)
+
+
+def test_the_model_to_add_works():
+    import jax
+
+    names = {"__name__": "softmax"}
+    exec(PYTHON[1], names)
+    registration = names["MODELS"]["softmax"]
+    model = registration.module(num_classes=10)
+    params = model.init(jax.random.key(0), jax.numpy.zeros((1, *registration.facts.input_shape)), train=False)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == registration.facts.parameters
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?://)([^)]+)\)", TEXT))
+def test_every_link_leads_somewhere(target):
+    assert (ROOT / target).exists()
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", TEXT, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
