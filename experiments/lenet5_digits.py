@@ -13,6 +13,6 @@ EXPERIMENT = Experiment(
     name="lenet5_digits",
     model=ModelConfig("lenet5", {"activation": "relu", "pooling": "max"}),
     data=DataConfig("digits", image_size=28, batch_size=64),
-    optimizer=OptimizerConfig("momentum", learning_rate=0.05, weight_decay=1e-3, schedule="cosine", warmup_epochs=1),
+    optimizer=OptimizerConfig("momentum", learning_rate=0.05, weight_decay=1e-3, schedule="cosine", warmup_epochs=1.0),
     training=TrainingConfig(epochs=20, log_every=11),
 )

@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn, asymmetric: bool = True) -> Case:
         padding = ((padding[0][0],) * 2, (padding[1][0],) * 2)
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True)]
     size = tuple(max(1, s - sum(p)) + draw(st.integers(0, 5)) for s, p in zip(spans, padding, strict=True))
-    groups, inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    groups, (inputs, outputs) = draw(st.integers(1, 3)), draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 2)]))
     x = normal((draw(st.integers(1, 3)), *size, inputs * groups))
     return Case(x, normal((*kernel_size, inputs, outputs * groups)), strides, padding, groups, dilation)
 
@@ -77,8 +77,15 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
         assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), 1e-3))
 
 
-def small_case(groups: int = 1) -> Case:
-    return Case(normal((8, 9, 7, 2 * groups)), normal((3, 2, 2, 3 * groups)), (2, 1), ((1, 2), (0, 1)), groups, (1, 2))
+def small_case(groups: int = 1, inputs: int = 2, outputs: int = 3) -> Case:
+    return Case(
+        normal((8, 9, 7, inputs * groups)),
+        normal((3, 2, inputs, outputs * groups)),
+        (2, 1),
+        ((1, 2), (0, 1)),
+        groups,
+        (1, 2),
+    )
 
 
 def loss(case: Case, function=None):
@@ -125,15 +132,24 @@ def test_output_and_gradients_equal_those_of_torch(torch, case: Case):
     assert_close(actual(case.x, case.kernel, cotangent.transpose(0, 2, 3, 1)), expected)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_second_order_gradients_equal_those_of_xla(groups: int):
-    case = small_case(groups)
+SPECIAL = {
+    "dense": small_case(),
+    "grouped": small_case(2),
+    "depthwise": small_case(3, 1, 1),
+    "1x1": Case(normal((2, 5, 4, 3)), normal((1, 1, 3, 2)), (1, 1), ((0, 0), (0, 0)), 1, (1, 1)),
+    "1x1, strided": Case(normal((2, 5, 4, 3)), normal((1, 1, 3, 2)), (2, 1), ((0, 0), (0, 0)), 1, (1, 1)),
+    "kernel of the input's size": Case(normal((2, 5, 4, 3)), normal((5, 4, 3, 2)), (2, 3), ((0, 0), (0, 0)), 1, (1, 1)),
+}
+
+
+@pytest.mark.parametrize("case", SPECIAL.values(), ids=SPECIAL)
+def test_second_order_gradients_equal_those_of_xla(case: Case):
 
     def penalty(function):
         def of_gradients(x, kernel):
             return sum(jnp.sum(jnp.sin(100 * g)) for g in jax.grad(function, (0, 1))(x, kernel))
 
-        return jax.jit(jax.grad(of_gradients, (0, 1)))(case.x, case.kernel)
+        return jax.jit(jax.value_and_grad(of_gradients, (0, 1)))(case.x, case.kernel)
 
     assert_close(penalty(loss(case)), penalty(loss(case, reference(case))), 1e-4)
 
