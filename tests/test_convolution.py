@@ -163,9 +163,8 @@ def test_hessian_vector_product_by_forward_over_reverse_equals_reverse_over_reve
     assert_close(forward, reverse)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_vmap_gives_the_gradient_of_each_example(groups: int):
-    case = small_case(groups)
+@pytest.mark.parametrize("case", SPECIAL.values(), ids=SPECIAL)
+def test_vmap_gives_the_gradient_of_each_example(case: Case):
     gradient = jax.jit(jax.grad(loss(case), (0, 1)))
     actual = jax.vmap(gradient, (0, None))(case.x[:, None], case.kernel)
     each = [gradient(x[None], case.kernel) for x in case.x]

@@ -49,12 +49,12 @@ def normalize(
 
     x_hat = (x - mean) / sqrt(variance + epsilon);  y = scale x_hat + bias
 
-    and backward, with the means over the batch of all devices and m its size on this one:
+    and backward, with the means over the batch of all devices and the sums over this device's:
 
     dx = scale (dy - mean(dy) - x_hat mean(dy x_hat)) / sqrt(variance + epsilon)
     dscale = sum dy x_hat;  dbias = sum dy
 
-    No gradient flows back from the mean and the variance that are returned.
+    Gradients are by reverse mode alone, to any order; none flows back from the mean and the variance returned.
 
     Args:
       x: [..., C]; in half precision, the arithmetic is float32.

@@ -48,7 +48,7 @@ def compiler_options() -> dict[str, str | bool]:
     return {
         # The other kinds of this fusion run a convolution on one thread.
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-        # This pass drops optimisation barriers before fusion, which is what they are there to prevent.
+        # This pass drops the optimisation barriers before fusion, which they are there to stop.
         "xla_disable_hlo_passes": "cse_barrier_expander",
     }
 
