@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, *rest = arguments
         if name not in COMMANDS:
             raise unknown_name("command", name, COMMANDS)
+        keep_freed_memory()
         COMMANDS[name](rest)
         sys.stdout.flush()
     except JaxcnnError as error:

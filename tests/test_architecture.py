@@ -17,6 +17,7 @@ ALLOWED = {
     "errors": set(),
     "config": {"errors"},
     "registry": set(),
+    "allocator": set(),
     "catalog": BASE,
     "layers": BASE | {"layers"},
     "models": BASE | {"layers", "models"},
@@ -73,7 +74,7 @@ def test_imports_keep_the_rules(path):
             assert part(path) in parts, f"{path} imports {package}"
 
 
-@pytest.mark.parametrize("module", ["errors", "config", "registry"])
+@pytest.mark.parametrize("module", ["errors", "config", "registry", "allocator"])
 def test_the_base_needs_the_standard_library_only(module):
     for name in imported(ROOT / "jaxcnn" / f"{module}.py"):
         assert name.split(".")[0] in {*sys.stdlib_module_names, "jaxcnn"}, name
