@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -17,13 +18,29 @@ def folders() -> tuple[Path, ...]:
 
 
 def files() -> dict[str, Path]:
-    """The file of every experiment, by name."""
+    """The file of every experiment, by name; files that do not assign `EXPERIMENT` are something else."""
     found: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_"):
+            if _describe(path) is not None:
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
+
+
+def descriptions() -> dict[str, str]:
+    """The first line of every experiment's docstring, by name; nothing is executed."""
+    return {name: _describe(path) or "" for name, path in files().items()}
+
+
+def _describe(path: Path) -> str | None:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    if not any(isinstance(target, ast.Name) and target.id == "EXPERIMENT" for target in targets):
+        return None
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def load(name: str) -> tuple[Experiment, str]:
@@ -49,7 +66,7 @@ def load(name: str) -> tuple[Experiment, str]:
         spec.loader.exec_module(module)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):

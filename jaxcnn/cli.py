@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError, JaxcnnError, unknown_name
 
@@ -42,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except JaxcnnError as error:
         print(f"jaxcnn: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read the output has seen enough; Python would complain about it again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+        print(f"jaxcnn: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("jaxcnn: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; Python would complain about it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def demo(arguments: Sequence[str]) -> None:
@@ -73,7 +79,10 @@ def demo(arguments: Sequence[str]) -> None:
     if not result.finished:
         print(f"stopped after {result.steps} steps; the same command continues {directory}")
         return
-    print(f"trained for {result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:,.0f} images/s")
+    if result.images_per_second:
+        print(f"trained for {result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:,.0f} images/s")
+    else:
+        print(f"trained before, for {result.steps} steps")
     scores = evaluate_run(directory)
     print(f"test accuracy {scores.top1:.4f} on {scores.examples} images, loss {scores.loss:.4f}")
     print("figures:")
@@ -122,9 +131,10 @@ def train(arguments: Sequence[str]) -> None:
     result = train_run(experiment, directory, console=_console())
     if as_json:
         names = ("run", "steps", "top1", "seconds", "images_per_second")
-        print(json.dumps({name: getattr(result, name) for name in names}))
+        _print_json({name: getattr(result, name) for name in names})
     elif result.finished:
-        print(f"{result.run}: {result.steps} steps, accuracy {result.top1:.4f}, {result.seconds:.0f} s")
+        accuracy = "" if result.top1 is None else f", accuracy {result.top1:.4f}"
+        print(f"{result.run}: {result.steps} steps{accuracy}, {result.seconds:.0f} s")
     else:
         print(f"{result.run}: stopped after {result.steps} steps; the same command continues")
 
@@ -155,7 +165,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     scores = evaluate_run(run, checkpoint=checkpoint, split=split, data_directory=location)
     if as_json:
-        print(json.dumps(dataclasses.asdict(scores)))
+        _print_json(dataclasses.asdict(scores))
     else:
         print(f"{scores.examples} images: top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}, loss {scores.loss:.4f}")
 
@@ -186,7 +196,7 @@ def models(arguments: Sequence[str]) -> None:
 
     facts = {name: models.facts(name) for name in models.names()}
     if as_json:
-        print(json.dumps({name: dataclasses.asdict(fact) for name, fact in facts.items()}))
+        _print_json({name: dataclasses.asdict(fact) for name, fact in facts.items()})
     else:
         _table({name: f"{fact.parameters:>12,} parameters  {fact.paper}" for name, fact in facts.items()})
 
@@ -197,7 +207,7 @@ def datasets(arguments: Sequence[str]) -> None:
     as_json = _listing("datasets", text, arguments)
     from jaxcnn import data
 
-    print(json.dumps(data.names())) if as_json else _table(data.names())
+    (_print_json if as_json else _table)(data.names())
 
 
 def experiments(arguments: Sequence[str]) -> None:
@@ -205,8 +215,7 @@ def experiments(arguments: Sequence[str]) -> None:
     as_json = _listing("experiments", "List the experiments.", arguments)
     from jaxcnn import catalog
 
-    found = {name: catalog.load(name)[1] for name in catalog.files()}
-    print(json.dumps(found)) if as_json else _table(found)
+    (_print_json if as_json else _table)(catalog.descriptions())
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
@@ -258,6 +267,12 @@ def _table(rows: Mapping[str, str]) -> None:
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
         print(f"{name:{width}}  {text}")
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    """One object on standard output; a number that is not finite is null, as in metrics.jsonl."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
+    print(json.dumps(finite, allow_nan=False))
 
 
 def _console() -> Any:

@@ -38,8 +38,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require((self.mean is None) == (self.std is None), "model.std", self.std, "mean and std together, or neither")
         if self.mean is not None and self.std is not None:
+            _require(all(0 <= m <= 1 for m in self.mean), "model.mean", self.mean, "values in [0, 1]")
+            _require(all(0 < s <= 1 for s in self.std), "model.std", self.std, "values in (0, 1]")
             _require(len(self.mean) == len(self.std), "model.std", self.std, f"{len(self.mean)} values, as in mean")
-            _require(all(s > 0 for s in self.std), "model.std", self.std, "positive values")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
         _require(0 <= self.validation < 1, "data.validation", self.validation, "a share in [0, 1)")
-        _require(self.image_size is None or self.image_size >= 1, "data.image_size", self.image_size, "at least 1")
+        size = self.image_size
+        _require(size is None or 1 <= size <= 4096, "data.image_size", size, "1 to 4096 pixels")
         _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
 
 
@@ -93,8 +95,9 @@ class OptimizerConfig:
         rate = self.learning_rate
         _require(math.isfinite(rate) and rate > 0, "optimizer.learning_rate", rate, "a positive number")
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "a number in [0, 1)")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        _require(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
+        for name in ("weight_decay", "warmup_epochs"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"optimizer.{name}", value, "a number of at least 0")
         ordered = tuple(sorted(set(self.milestones)))
         inside = all(0 < m < 1 for m in self.milestones)
         _require(
@@ -123,7 +126,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        _require(self.seed >= 0, "training.seed", self.seed, "at least 0")
+        _require(0 <= self.seed < 2**32, "training.seed", self.seed, "0 to 2^32 - 1")
         _require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
         every = self.checkpoint_every
         _require(every is None or every >= 1, "training.checkpoint_every", every, "at least 1")
@@ -196,14 +199,17 @@ def from_json(cls: type[_T], data: Any, where: str = "") -> _T:
     return cls(**values)
 
 
+_INCONSEQUENTIAL = ("name", "data.directory", "data.storage", "data.workers", "training.keep")
+
+
 def difference(old: Experiment, new: Experiment) -> str | None:
     """The first setting that makes two experiments train differently, or None.
 
-    Where the data lie and how many workers read them change nothing that is computed, so they may differ.
+    The name, where the data lie and how they are read, and how many checkpoints stay change nothing that is computed.
     """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
     for name in sorted(before.keys() | after.keys()):
-        if name not in ("data.directory", "data.workers") and before.get(name) != after.get(name):
+        if name not in _INCONSEQUENTIAL and before.get(name) != after.get(name):
             return f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"
     return None
 

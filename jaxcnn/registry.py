@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 
@@ -27,3 +28,14 @@ def discover(package: str, attribute: str) -> dict[str, Any]:
             raise ValueError(f"{package} registers {sorted(twice)[0]!r} twice")
         found |= entries
     return dict(sorted(found.items()))
+
+
+def lazy_modules(package: str) -> Callable[[str], Any]:
+    """A `__getattr__` for `package` that imports its modules when they are first named."""
+
+    def getattribute(name: str) -> Any:
+        if name in {info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)}:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return getattribute

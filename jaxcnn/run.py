@@ -89,6 +89,8 @@ class Metrics:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
         lines = content.splitlines(keepends=True)
         complete = [line for line in lines if line.endswith(b"\n")]
         return [(line, self._decode(number, line)) for number, line in enumerate(complete, start=1)]
@@ -152,8 +154,8 @@ def open(directory: str | os.PathLike[str], experiment: Experiment, model: Model
     with _locked(directory):
         if (directory / _EXPERIMENT).exists():
             _require_same(directory, experiment, model)
-        else:
-            _write_json(directory / _EXPERIMENT, config.to_json(experiment))
+        # Also where it exists: the data may have moved, and whoever evaluates the run must find them.
+        _write_json(directory / _EXPERIMENT, config.to_json(experiment))
         if not (directory / _MODEL).exists():
             _write_json(directory / _MODEL, config.to_json(model))
         _record_environment(directory / _ENVIRONMENT, environment(experiment.training.seed))
@@ -171,7 +173,11 @@ def read(directory: str | os.PathLike[str]) -> tuple[Experiment, ModelSpec]:
       CheckpointError: the directory is not a run directory, or a file of it is missing or damaged.
     """
     directory = Path(directory)
-    if not (directory / _EXPERIMENT).exists():
+    try:
+        exists = (directory / _EXPERIMENT).exists()
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be read: {error.strerror}") from error
+    if not exists:
         raise CheckpointError(f"{directory} is not a run directory: it has no {_EXPERIMENT}")
     return _read(directory / _EXPERIMENT, Experiment), _read(directory / _MODEL, ModelSpec)
 
@@ -222,11 +228,11 @@ def _revision(package: Path) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is a file; expected a directory, new or of a run")
     try:
+        if not directory.exists():
+            return
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory} is a file; expected a directory, new or of a run")
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be read: {error.strerror}") from error

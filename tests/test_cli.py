@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -89,6 +91,8 @@ def test_every_command_explains_itself(capsys, command):
         (["train", "lenet5_digits", "--data.batch-size", "63"], "expected a multiple of the 8 devices"),
         (["train", "lenet5_digits", "--data.dataset", "folder"], "folder"),
         (["train", "lenet5_digits", "--data.image-size", "64"], "lenet5 got images of 64x64; expected 25 to 32"),
+        (["train", "lenet5_digits", "--run", "x" * 300], "File name too long"),
+        (["evaluate", "x" * 300], "File name too long"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate"], "run"),
         (["figures", "nowhere"], "nowhere is not a run directory"),
@@ -113,6 +117,69 @@ def test_lists_are_the_registries(capsys, here):
         status, out, _ = invoke(capsys, command)
         assert status == 0
         assert len(out.splitlines()) == len(json.loads(invoke(capsys, command, "--json")[1]))
+
+
+def test_other_scripts_in_a_folder_of_experiments_are_neither_run_nor_listed(capsys, here):
+    (here / "experiments").mkdir()
+    (here / "experiments" / "script.py").write_text("raise SystemExit(3)")
+    (here / "experiments" / "broken.py").write_text("x = (")
+    (here / "experiments" / "mine.py").write_text('"""Mine is listed."""\nEXPERIMENT = undefined()\n')
+    status, out, _ = invoke(capsys, "experiments", "--json")
+    assert status == 0
+    assert json.loads(out)["mine"] == "Mine is listed."
+    assert not {"script", "broken"} & json.loads(out).keys()
+    status, _, err = invoke(capsys, "train", "experiments/script.py")
+    assert (status, "cannot be run: SystemExit" in err) == (2, True)
+
+
+def test_json_is_json_whatever_the_numbers(capsys):
+    cli._print_json({"loss": float("nan"), "top1": 0.5})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "top1": 0.5}
+
+
+def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
+    assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
+    run = here / "runs" / "lenet5_digits"
+    for damage, commands, says in (
+        (lambda: (run / "metrics.jsonl").write_text('{"step": 44}\n'), ("figures",), "holds no records of training"),
+        (lambda: (run / "metrics.jsonl").write_text("[]\n"), ("train", "figures"), 'an integer "step"'),
+        (lambda: [(run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()], ("train", "figures"), "metrics"),
+        (lambda: next((run / "checkpoints").rglob("manifest.ocdbt")).write_bytes(b"?"), ("evaluate",), "is damaged"),
+        (lambda: (run / "model.json").write_text("{}"), ("evaluate", "figures"), "model.json is damaged"),
+    ):
+        damage()
+        for command in commands:
+            arguments = ["lenet5_digits", *QUICK] if command == "train" else [str(run)]
+            status, _, err = invoke(capsys, command, *arguments)
+            assert status == 2
+            assert says in err
+            assert len(err.splitlines()) == 1
+
+
+def test_a_file_where_a_folder_should_be_is_one_sentence(capsys, here):
+    assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
+    figures = here / "runs" / "lenet5_digits" / "figures"
+    figures.rmdir()
+    figures.write_text("")
+    status, _, err = invoke(capsys, "figures", "runs/lenet5_digits")
+    assert status == 1
+    assert "figures" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(here):
+    command = [sys.executable, "-m", "jaxcnn", "train", "lenet5_digits", "--training.epochs", "9999", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:
+        metrics = here / "runs" / "lenet5_digits" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text()):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert int(jaxcnn.load(here / "runs" / "lenet5_digits")[1].step) == json.loads(out)["steps"] > 0
 
 
 def test_an_experiment_of_one_s_own_is_a_file(capsys, here):

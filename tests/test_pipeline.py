@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -350,3 +351,30 @@ def test_real_images_stream_as_they_gather(real_data, workers):
         train(source, config(64, "stream", workers), 150, 160, 2, seed=9),
         train(source, config(64), 150, 160, 8, seed=9),
     )
+
+
+WORKER_SCRIPT = """
+import jax, os, sys, numpy as np
+from jaxcnn.config import DataConfig
+from jaxcnn.data import ArraySource, pipeline
+if __name__ == "__main__":
+    source = ArraySource(np.zeros((64, 4, 4, 1), np.uint8), np.zeros(64, np.int32), ("a", "b"))
+    config = DataConfig(batch_size=8, storage="stream", workers=1)
+    batches = pipeline.training(source, config, seed=0, start_step=0, stop_step=10**6, devices=jax.devices()[:1])
+    next(batches)
+    print("ready", flush=True)
+    for _ in batches:
+        pass
+"""
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(WORKER_SCRIPT)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert workers
+        process.kill()
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=20)
+    assert not alive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxcnn
 from jaxcnn import config, run
@@ -110,9 +112,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_pat
     assert metrics(tmp_path / "other") != metrics(directory)
 
 
-@pytest.mark.parametrize("storage", ["stream"])
-def test_streamed_images_give_the_same_run(finished, tmp_path, storage):
-    streamed = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, storage=storage))
+def test_streamed_images_give_the_same_run(finished, tmp_path):
+    streamed = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, storage="stream"))
     train(streamed, tmp_path / "run")
     assert_same_run(finished[0], tmp_path / "run")
 
@@ -139,8 +140,10 @@ def last_step(directory) -> int:
 
 
 def wait_for_step(process, directory, step):
+    """Waits until this process, and not one before it, has written a record at `step` or later."""
     deadline = time.monotonic() + 120
-    while last_step(directory) < step:
+    inherited = last_step(directory)
+    while last_step(directory) < max(step, inherited + 1):
         assert process.poll() is None, "the run ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -211,8 +214,81 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path):
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_loss_that_is_no_longer_finite_ends_the_run_with_a_sentence(tmp_path):
     wild = dataclasses.replace(SMALL, optimizer=OptimizerConfig("sgd", learning_rate=1e30))
-    with pytest.raises(RunError, match=r"the training loss is (nan|inf) at step 7 .*smaller optimizer.learning_rate"):
+    with pytest.raises(RunError, match=r"the training loss is (nan|inf) at step 5 .*smaller optimizer.learning_rate"):
         train(wild, tmp_path / "run")
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    wild = dataclasses.replace(
+        SMALL,
+        optimizer=OptimizerConfig("sgd", learning_rate=1e30),
+        training=TrainingConfig(epochs=4, log_every=1000, checkpoint_every=1),
+    )
+    with pytest.raises(RunError, match="the training loss is"):
+        train(wild, tmp_path / "run")
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() is not None
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jaxcnn.load(tmp_path / "run")[1].params))
+
+
+def test_records_without_their_checkpoints_are_not_thrown_away(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    shutil.rmtree(directory / "checkpoints")
+    before = metrics(directory)
+    with pytest.raises(CheckpointError, match="holds no checkpoint, though metrics.jsonl tells of 80 steps"):
+        train(SMALL, directory)
+    assert metrics(directory) == before
+
+
+def picture_folder(path: Path, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    for split, n in (("train", count), ("test", 3)):
+        for name in ("a", "b"):
+            (path / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(path / split / name / f"{i}.png")
+    return path
+
+
+def folder_experiment(directory) -> Experiment:
+    return Experiment(
+        "folder",
+        ModelConfig("mlp", {"width": 8}, mean=(0.5,), std=(0.3,)),
+        DataConfig("folder", directory=str(directory), batch_size=8),
+        training=TrainingConfig(epochs=1),
+    )
+
+
+def test_a_run_finds_its_images_from_anywhere_and_after_they_moved(tmp_path, monkeypatch):
+    picture_folder(tmp_path / "pictures", 8)
+    monkeypatch.chdir(tmp_path)
+    train(folder_experiment("pictures"), "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate_run(tmp_path / "run").examples == 6
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    assert evaluate_run(tmp_path / "run", data_directory="../moved").examples == 6
+    train(folder_experiment("../moved"), tmp_path / "run")
+    assert evaluate_run(tmp_path / "run").examples == 6
+
+
+def test_training_images_that_have_gone_or_come_since_are_refused(tmp_path):
+    picture_folder(tmp_path / "pictures", 8)
+    train(folder_experiment(tmp_path / "pictures"), tmp_path / "run")
+    (tmp_path / "pictures" / "train" / "a" / "0.png").unlink()
+    with pytest.raises(CheckpointError, match="was trained on 16 images, and the training split now has 15"):
+        train(folder_experiment(tmp_path / "pictures"), tmp_path / "run")
+
+
+def test_a_broken_test_image_is_found_before_anything_is_written(tmp_path):
+    picture_folder(tmp_path / "pictures", 8)
+    broken = tmp_path / "pictures" / "test" / "b" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"2\.png"):
+        train(folder_experiment(tmp_path / "pictures"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- statistics of the pixels

@@ -35,8 +35,9 @@ def decode(
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            turned = upright and _has_orientation(image)
             image.load()
-            if upright:
+            if turned:
                 ImageOps.exif_transpose(image, in_place=True)
             image = _convert(image, channels)
             if size is not None and image.size != (size, size):
@@ -58,10 +59,15 @@ def inspect(path: Path) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION, 1) >= 5
+            sideways = _has_orientation(image) and image.getexif().get(_ORIENTATION, 1) >= 5
             return ((width, height) if sideways else (height, width)), image.mode in GREY_MODES
     except Exception as error:  # as above
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _has_orientation(image: Image.Image) -> bool:
+    # Asked of a picture that is not loaded yet: a PNG would be decoded whole to look for EXIF behind its pixels.
+    return "exif" in image.info or image.format == "TIFF"
 
 
 def resize_all(images: UInt8[np.ndarray, "n h w c"], size: int | None) -> UInt8[np.ndarray, "n k l c"]:

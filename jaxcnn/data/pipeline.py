@@ -8,6 +8,7 @@ import functools
 import math
 import multiprocessing.util
 import os
+import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,13 +186,25 @@ def require_divisible(batch_size: int, devices: Sequence[Device]) -> int:
     return batch_size
 
 
+def prepare(source: Source, config: DataConfig, devices: Sequence[Device]) -> None:
+    """Decodes and places a split that is to be kept on the devices, so that a broken image is found at once.
+
+    Raises:
+      InputError: an image is broken.
+    """
+    if _kept(source, config):
+        _place(source, tuple(devices))
+
+
+def _kept(source: Source, config: DataConfig) -> bool:
+    small = len(source) * np.prod(source.image_shape) < DEVICE_LIMIT
+    return config.storage == "device" or (config.storage == "auto" and bool(small))
+
+
 def _batches(
     source: Source, plan: TrainingPlan | EvaluationPlan, config: DataConfig, devices: tuple[Device, ...]
 ) -> Iterator[Batch]:
-    on_device = config.storage == "device" or (
-        config.storage == "auto" and len(source) * np.prod(source.image_shape) < DEVICE_LIMIT
-    )
-    if on_device:
+    if _kept(source, config):
         return _gathered(source, plan, devices)
     batches = _streamed(source, plan, config.workers, devices)
     _open.add(batches)
@@ -323,7 +336,22 @@ class _Elements:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> tuple[Images, Labels]:
+        _end_with_parent()
         return self.source.read(self.plan.indices(index))
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it does: a worker outlives a killed parent otherwise."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _streamed(

@@ -19,7 +19,7 @@ class ImageModel(nn.Module):
       num_classes: number of logits.
       mean: subtracted per channel, in [0, 1]; one value serves every channel.
       std: divided by per channel; one value serves every channel.
-      dtype: arithmetic of the layers; parameters and statistics stay float32.
+      dtype: arithmetic of the layers; parameters, statistics and the last layer stay float32.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
     """
 

@@ -170,7 +170,7 @@ class CifarResNet(ImageModel):
             fields = {"stride": stride, "scan": self.scan, "remat": self.remat, "block": block | {"features": features}}
             x = stage(blocks=(self.depth - 2) // 6, **fields, name=f"stage{i}")(x, train=train)
         x = x.mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=_he_normal, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, kernel_init=_he_normal, name="head")(x.astype(jnp.float32))
 
 
 def _register(depth: int, residual: bool, parameters: int, accuracy: str) -> Registration:

@@ -55,7 +55,7 @@ class LeNet5(ImageModel):
         x = activation(Conv(120, (5, 5), padding=0, dtype=self.dtype, name="c5")(x))
         x = x.reshape(x.shape[0], -1)
         x = activation(nn.Dense(84, dtype=self.dtype, name="f6")(x))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 
 
 MODELS = {

@@ -47,7 +47,7 @@ class MLP(ImageModel):
         for layer in range(1, self.depth + 1):
             x = activation(nn.Dense(self.width, dtype=self.dtype, name=f"hidden{layer}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 
 
 MODELS = {

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from jaxcnn import run
 from jaxcnn.analysis import filters, saliency
+from jaxcnn.errors import InputError
 from jaxcnn.figures import confusion as confusion_figure
 from jaxcnn.figures import curves as curves_figure
 from jaxcnn.figures import filters as filters_figure
@@ -75,9 +76,12 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> Any:
-    by_split: dict[str, list[dict[str, Any]]] = {}
+    by_split: dict[str, list[dict[str, Any]]] = {"train": []}
     for record in records:
-        by_split.setdefault(record["split"], []).append(record)
+        if {"split", "loss", "top1"} <= record.keys():
+            by_split.setdefault(record["split"], []).append(record)
+    if not by_split["train"]:
+        raise InputError("metrics.jsonl holds no records of training; expected at least one")
     lines = {
         split: curves_figure.Curve(*([r[name] for r in chosen] for name in ("step", "loss", "top1")))
         for split, chosen in by_split.items()

@@ -52,7 +52,10 @@ class Evaluator:
 
     def __init__(self, model: nn.Module, source: Source, config: DataConfig, devices: Sequence[Device]) -> None:
         self._step: EvaluationStep = map_evaluation_step(make_evaluation_step(model), devices)
-        self._source, self._config, self._devices = source, config, devices
+        # The last batch is padded anyway, so any batch size can be rounded up to what the devices share equally.
+        batch_size = -(-config.batch_size // len(devices)) * len(devices)
+        self._source, self._devices = source, devices
+        self._config = dataclasses.replace(config, batch_size=batch_size)
 
     def __call__(self, state: State) -> Evaluation:
         """Scores of `state` on the split."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.data import open_split, pipeline
 from jaxcnn.data.spec import Source
-from jaxcnn.errors import RunError
+from jaxcnn.errors import CheckpointError, RunError
 from jaxcnn.train import optimizers
 from jaxcnn.train.evaluate import Evaluator
 from jaxcnn.train.logging import Display, TensorBoard
@@ -40,7 +40,7 @@ class Result:
       top1: accuracy at the last evaluation, or None before the first.
       seconds: wall time of this call.
       images_per_second: training images of this call over the time spent in its steps; 0 if it took none.
-      finished: whether the run is complete; False after SIGTERM.
+      finished: whether the run is complete; False after SIGTERM or Ctrl-C.
     """
 
     run: str
@@ -71,30 +71,66 @@ def resolve(experiment: Experiment, source: Source) -> ModelSpec:
 def pixel_statistics(source: Source, limit: int = 5000) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in [0, 1], over `limit` images spread evenly over the split."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
-    levels = np.arange(256) / 255
-    counts = np.zeros((source.image_shape[-1], 256))
+    counts = np.zeros((source.image_shape[-1], 256), np.int64)
     for part in np.array_split(chosen, -(-len(chosen) // 256)):
         images, _ = source.read(part)
         counts += [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(len(counts))]
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ levels
-    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    # Sums of whole numbers are exact, so every machine finds the same statistics and can continue the run.
+    values, pixels = np.arange(256), int(counts[0].sum())
+    sums, squares = (counts @ values).tolist(), (counts @ values**2).tolist()
+    mean = tuple(s / pixels / 255 for s in sums)
+    std = tuple(math.sqrt(pixels * q - s * s) / pixels / 255 for s, q in zip(sums, squares, strict=True))
     # A channel that never varies carries nothing, and dividing by its zero deviation would make it NaN.
-    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    return mean, tuple(s or 1.0 for s in std)
 
 
 @contextmanager
 def termination_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in place of ending the process; outside the main thread it is never set."""
+    """An event that SIGTERM or the first Ctrl-C sets, in place of ending the process (in the main thread alone)."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])  # whoever asks twice does not want to wait
+
+    for number in previous:
+        signal.signal(number, request)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _located(experiment: Experiment) -> Experiment:
+    """The experiment with an absolute data directory, so that its run can be evaluated from anywhere."""
+    directory = experiment.data.directory
+    if directory is None:
+        return experiment
+    absolute = str(Path(directory).expanduser().absolute())
+    return replace(experiment, data=replace(experiment.data, directory=absolute))
+
+
+def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
+    """Refuses to start afresh over the records of a run whose checkpoints have gone."""
+    last = max((record["step"] for record in files.metrics.read()), default=0)
+    # A kill may come before the first checkpoint is on disk; by the second, the first is.
+    if step == 0 and last > 2 * first_save:
+        raise CheckpointError(
+            f"{files.checkpoints} holds no checkpoint, though metrics.jsonl tells of {last} steps; restore the "
+            "checkpoints or choose another --run"
+        )
+
+
+def _require_finite(loss: float, step: int, directory: str | Path) -> None:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the training loss is {loss} at step {step} of {directory}; try a smaller optimizer.learning_rate"
+        )
 
 
 def train(experiment: Experiment, directory: str | Path, *, console: Console | None = None) -> Result:
@@ -109,7 +145,7 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
       console: where progress is shown; None is silent.
 
     Returns:
-      The state of the run at the end, or at SIGTERM.
+      The state of the run at the end, or at SIGTERM or Ctrl-C.
 
     Raises:
       InputError: the experiment cannot be run on this data or on these devices.
@@ -117,6 +153,7 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
       RunError: the loss is no longer finite, or a checkpoint cannot be written.
     """
     began = time.perf_counter()
+    experiment = _located(experiment)
     config, devices = experiment.training, jax.local_devices()
     console = console or Console(quiet=True)
 
@@ -127,6 +164,8 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
     steps_per_epoch = pipeline.steps_per_epoch(len(training), experiment.data.batch_size)
     total_steps = config.epochs * steps_per_epoch
 
+    for source in (training, evaluation):
+        pipeline.prepare(source, experiment.data, devices)  # a broken image is found before anything is written
     spec = resolve(experiment, training)
     model = models.from_spec(spec, axis_name=AXIS)
     rates = optimizers.schedule(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -142,9 +181,16 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
         if checkpoints.latest() is not None:
             state, progress = checkpoints.restore(state)
             pending = progress["pending"]
+            if progress["examples"] != len(training):
+                raise CheckpointError(
+                    f"{directory} was trained on {progress['examples']} images, and the training split now has "
+                    f"{len(training)}; restore the data or choose another --run"
+                )
         step = int(state.step)
+        _require_plausible(files, step, config.checkpoint_every or steps_per_epoch)
         files.metrics.truncate(step)
-        top1 = next((record["top1"] for record in reversed(files.metrics.read()) if record["split"] != "train"), None)
+        scored = [record for record in files.metrics.read() if record.get("split") == held_out]
+        top1 = scored[-1].get("top1") if scored else None
 
         train_step = map_train_step(make_train_step(model, optimizer), devices)
         evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices)
@@ -183,13 +229,10 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                     files.metrics.append(record)
                     board.write(record, images_per_second=images_per_second)
                     display.trained(step, **means, images_per_second=images_per_second)
-                    if not math.isfinite(means["loss"]):
-                        raise RunError(
-                            f"the training loss is {means['loss']} at step {step} of {directory}; "
-                            "try a smaller optimizer.learning_rate"
-                        )
+                    _require_finite(means["loss"], step, directory)
                     clock = time.perf_counter()
 
+                paused = time.perf_counter()  # evaluation and saving are not training
                 scores = None
                 if epoch_ends:
                     scores = asdict(evaluate(state))
@@ -202,15 +245,18 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                 due = epoch_ends if config.checkpoint_every is None else step % config.checkpoint_every == 0
                 if due or step == total_steps or stop.is_set():
                     pending = [{name: float(value) for name, value in m.items()} for m in pending]
+                    for values in pending:
+                        _require_finite(values["loss"], step, directory)
                     checkpoints.save(
                         state,
-                        progress={"pending": list(pending)},
+                        progress={"pending": list(pending), "examples": len(training)},
                         experiment=experiment,
                         model=spec,
                         metrics=scores and {name: scores[name] for name in ("top1", "top5", "loss")},
                     )
-                if epoch_ends:
-                    clock = time.perf_counter()  # evaluation and saving are not training
+                    clock += time.perf_counter() - paused
+                elif epoch_ends:
+                    clock += time.perf_counter() - paused
                 if stop.is_set():
                     break
             checkpoints.wait()

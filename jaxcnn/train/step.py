@@ -40,7 +40,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -
     """The step theta <- theta - update(grad of the mean loss), for one device under a mapped axis named `AXIS`.
 
     Gradients and batch statistics are averaged over the axis, so the step on any number of devices is the step on
-    one with the same global batch.
+    one with the same global batch; only dropout draws other masks.
 
     Args:
       model: a module whose `axis_name` is `AXIS`.
