@@ -28,7 +28,7 @@ ALLOWED = {
     "train": BASE | {"layers", "models", "state", "run", "checkpoint", "loading", "data", "train"},
     "loading": BASE | {"layers", "models", "state", "run", "checkpoint", "train"},
     "analysis": BASE | {"layers", "models", "state", "analysis"},
-    "figures": {"errors", "registry", "figures"},
+    "figures": {"errors", "figures"},
 }
 
 # Third-party packages that only these parts may import.

@@ -282,6 +282,14 @@ def test_training_images_that_have_gone_or_come_since_are_refused(tmp_path):
         train(folder_experiment(tmp_path / "pictures"), tmp_path / "run")
 
 
+def test_a_single_class_is_nothing_to_train_on(tmp_path):
+    picture_folder(tmp_path / "pictures", 8)
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / "pictures" / split / "b")
+    with pytest.raises(InputError, match=r"folder has the one class \('a',\); expected at least two"):
+        train(folder_experiment(tmp_path / "pictures"), tmp_path / "run")
+
+
 def test_a_broken_test_image_is_found_before_anything_is_written(tmp_path):
     picture_folder(tmp_path / "pictures", 8)
     broken = tmp_path / "pictures" / "test" / "b" / "2.png"

@@ -155,8 +155,6 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
         source = tfds.open_named(config.dataset, config, "test" if split == "test" else "train")
     if split != "test" and config.validation > 0:
         source = held_out(source, config.validation, seed, keep=split == "validation")
-    if len(source.class_names) < 2:
-        raise InputError(f"{config.dataset!r} has the one class {source.class_names}; expected at least two")
     if len(source) == 0:
         raise InputError(f"the {split} split of {config.dataset!r} has no images; expected at least one")
     return source

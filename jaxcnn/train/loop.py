@@ -22,7 +22,7 @@ from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.data import open_split, pipeline
 from jaxcnn.data.spec import Source
-from jaxcnn.errors import CheckpointError, RunError
+from jaxcnn.errors import CheckpointError, InputError, RunError
 from jaxcnn.train import optimizers
 from jaxcnn.train.evaluate import Evaluator
 from jaxcnn.train.logging import Display, TensorBoard
@@ -53,6 +53,8 @@ class Result:
 
 def resolve(experiment: Experiment, source: Source) -> ModelSpec:
     """The model that an experiment trains on `source`: classes, input shape, and mean and deviation of its pixels."""
+    if len(source.class_names) < 2:
+        raise InputError(f"{experiment.data.dataset} has the one class {source.class_names}; expected at least two")
     mean, std = experiment.model.mean, experiment.model.std
     if mean is None or std is None:
         mean, std = pixel_statistics(source)
