@@ -3,8 +3,7 @@
 Paper: LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition, 1998.
 Command: jaxcnn demo (or jaxcnn train lenet5_digits)
 Data: 1,797 digits of 8x8 pixels (Alpaydin & Kaynak 1998, in scikit-learn), a stratified fifth held out for testing,
-enlarged to 28x28. ReLU and max pooling make 4 to 6 mistakes of 359 over seeds 0 to 2, the published tanh and average
-pooling 7 to 8.
+enlarged to 28x28. ReLU and max pooling, seed 0: test accuracy 0.9861 (5 mistakes of 359).
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
