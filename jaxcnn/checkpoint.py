@@ -7,6 +7,7 @@ array it is given, and a deep network with its optimiser has ten thousand.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -114,7 +115,8 @@ class Checkpoints:
         buffer, leaves = _pack(state)
         record: dict[str, Any] = {
             "leaves": leaves,
-            "progress": dict(progress),
+            # Written in the background, so it must not change with what the caller does next.
+            "progress": copy.deepcopy(dict(progress)),
             "experiment": config.to_json(experiment),
             "model": config.to_json(model),
             "metrics": None if metrics is None else dict(metrics),

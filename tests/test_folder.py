@@ -312,3 +312,15 @@ def test_resize_all_leaves_the_right_size_alone():
     assert pixels.resize_all(stack, 5) is stack
     assert pixels.resize_all(stack, None) is stack
     assert pixels.resize_all(stack, 7).shape == (3, 7, 7, 3)
+
+
+def test_imagenet_photographs_as_a_folder(real_data, tmp_path):
+    photographs = sorted((real_data / "imagenet_samples").glob("*.JPEG"))
+    rows = [f"{path},{path.name.split('_', 1)[1]},train" for path in photographs]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    source = data.open_split(folder_config(tmp_path, image_size=64), "train", 0)
+    images, labels = pipeline.decode(source)
+    assert images.shape == (23, 64, 64, 3)
+    assert len(set(labels)) == 23
+    with pytest.raises(InputError, match=r"--data\.image-size"):
+        data.open_split(folder_config(tmp_path), "train", 0)

@@ -21,20 +21,6 @@ from jaxcnn.data.sources import tfds as tfds_source
 from jaxcnn.errors import InputError
 
 
-def folder_config(path: Path, **settings) -> DataConfig:
-    return DataConfig(dataset="folder", directory=str(path), **settings)
-
-
-def picture(value: int = 0, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Image.Image:
-    return Image.new(mode, size, value if mode in ("L", "I;16") else (value,) * len(Image.new(mode, (1, 1)).getbands()))
-
-
-def save(path: Path, image: Image.Image | None = None, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image or picture()).save(path, **options)
-    return path
-
-
 def noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, tuple(shape), np.uint8)
 
@@ -323,15 +309,3 @@ def test_tfds_needs_no_tensorflow_and_prints_nothing(real_data):
     )
     out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
-
-
-def test_imagenet_photographs_as_a_folder(real_data, tmp_path):
-    photographs = sorted((real_data / "imagenet_samples").glob("*.JPEG"))
-    rows = [f"{path},{path.name.split('_', 1)[1]},train" for path in photographs]
-    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
-    source = data.open_split(folder_config(tmp_path, image_size=64), "train", 0)
-    images, labels = pipeline.decode(source)
-    assert images.shape == (23, 64, 64, 3)
-    assert len(set(labels)) == 23
-    with pytest.raises(InputError, match=r"--data\.image-size"):
-        data.open_split(folder_config(tmp_path), "train", 0)

@@ -42,9 +42,8 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
     model, state = load(directory)
     _, spec = run.read(directory)
     source, config = open_run_split(directory, "test", data_directory)
-    _, logits = Evaluator(model, source, config, jax.local_devices()).predict(state)
+    logits, labels = Evaluator(model, source, config, jax.local_devices()).predict(state)
     probabilities = np.asarray(jax.nn.softmax(logits))
-    labels = source.read(range(len(source)))[1]
     predicted = probabilities.argmax(axis=1)
 
     shown = _spread_over_mistakes(predicted != labels, _SHOWN)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax import Array
 
 from jaxcnn import run
 from jaxcnn.config import DataConfig
@@ -20,7 +21,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.loading import Which, load
 from jaxcnn.state import State
 from jaxcnn.train.parallel import map_evaluation_step, replicate
-from jaxcnn.train.step import EvaluationStep, make_evaluation_step
+from jaxcnn.train.step import EvaluationStep, Metrics, make_evaluation_step
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,27 @@ class Evaluator:
 
     def __call__(self, state: State) -> Evaluation:
         """Scores of `state` on the split."""
-        return self.predict(state)[0]
-
-    def predict(self, state: State) -> tuple[Evaluation, np.ndarray]:
-        """Scores of `state` on the split, and the logits [examples, k] in the split's order."""
-        state = replicate(state, self._devices)
         totals = {"loss": 0.0, "top1": 0, "top5": 0, "examples": 0}
-        logits = []
-        for batch in pipeline.evaluation(self._source, self._config, devices=self._devices):
-            sums, outputs = self._step(state, batch)
+        for _, sums, _ in self._batches(state):
             # Float32 sums of single batches are added in double precision, so the mean does not drift with the size.
             totals = {name: totals[name] + sums[name].item() for name in totals}
-            logits.append(np.asarray(outputs)[np.asarray(batch.mask)])
         count = int(totals["examples"])
-        scores = {name: totals[name] / count for name in ("loss", "top1", "top5")}
-        return Evaluation(examples=count, **scores), np.concatenate(logits)
+        return Evaluation(examples=count, **{name: totals[name] / count for name in ("loss", "top1", "top5")})
+
+    def predict(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """The logits [examples, k] that `state` gives on the split, in its order, and the labels [examples]."""
+        kept = [
+            (np.asarray(logits)[mask], np.asarray(batch.labels)[mask])
+            for batch, _, logits in self._batches(state)
+            for mask in (np.asarray(batch.mask),)
+        ]
+        logits, labels = zip(*kept, strict=True)
+        return np.concatenate(logits), np.concatenate(labels)
+
+    def _batches(self, state: State) -> Iterator[tuple[pipeline.Batch, Metrics, Array]]:
+        state = replicate(state, self._devices)
+        for batch in pipeline.evaluation(self._source, self._config, devices=self._devices):
+            yield batch, *self._step(state, batch)
 
 
 def evaluate_run(

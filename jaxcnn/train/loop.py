@@ -251,14 +251,12 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                         _require_finite(values["loss"], step, directory)
                     checkpoints.save(
                         state,
-                        progress={"pending": list(pending), "examples": len(training)},
+                        progress={"pending": pending, "examples": len(training)},
                         experiment=experiment,
                         model=spec,
                         metrics=scores and {name: scores[name] for name in ("top1", "top5", "loss")},
                     )
-                    clock += time.perf_counter() - paused
-                elif epoch_ends:
-                    clock += time.perf_counter() - paused
+                clock += time.perf_counter() - paused
                 if stop.is_set():
                     break
             checkpoints.wait()
