@@ -139,7 +139,15 @@ def test_lenet5_feature_maps_have_the_paper_s_sizes(size):
     shapes = {
         name: out["__call__"][0].shape[1:] for name, out in variables["intermediates"].items() if name != "__call__"
     }
-    assert shapes == {"c1": (28, 28, 6), "c3": (10, 10, 16), "c5": (1, 1, 120), "f6": (84,), "head": (10,)}
+    assert shapes == {
+        "c1": (28, 28, 6),
+        "s2": (14, 14, 6),
+        "c3": (10, 10, 16),
+        "s4": (5, 5, 16),
+        "c5": (1, 1, 120),
+        "f6": (84,),
+        "head": (10,),
+    }
 
 
 def test_lenet5_equals_pytorch(torch):

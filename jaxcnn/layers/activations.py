@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
     "leaky_relu": nn.leaky_relu,
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "sigmoid": nn.sigmoid,
     "softplus": nn.softplus,
     "tanh": nn.tanh,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +10,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.errors import InputError
+
+
+class Auxiliary(NamedTuple):
+    """The output of a classifier that helps training from the middle of a network.
+
+    Attributes:
+      logits: [N, num_classes].
+      weight: of its loss in the training loss.
+    """
+
+    logits: Array
+    weight: float
 
 
 class ImageModel(nn.Module):
@@ -50,3 +62,7 @@ class ImageModel(nn.Module):
             raise InputError(f"images have {images.shape[-1]} channels; expected {len(self.mean)}, as in mean")
         mean, std = (jnp.asarray(v, images.dtype).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
         return ((images - mean) / std).astype(self.dtype)
+
+    def add_auxiliary(self, name: str, logits: Array, weight: float) -> None:
+        """Hands the logits [N, num_classes] of an auxiliary classifier, and its weight, to the training loss."""
+        self.sow("auxiliary", name, Auxiliary(logits, weight))

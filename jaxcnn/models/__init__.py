@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxcnn.config import ModelSpec, Option
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.layers.image_model import ImageModel
-from jaxcnn.models.registration import Facts, Registration
+from jaxcnn.models.registration import Facts, Registration, TorchNames
 from jaxcnn.registry import discover
 
 _COMMON = {field.name for field in dataclasses.fields(ImageModel)}
@@ -40,6 +40,15 @@ def facts(name: str) -> Facts:
       InputError: no such model; the message lists the nearest names.
     """
     return _find(name).facts
+
+
+def torch_names(name: str) -> TorchNames:
+    """How PyTorch's weights name and lay out the parts of the model `name`.
+
+    Raises:
+      InputError: no such model; the message lists the nearest names.
+    """
+    return _find(name).torch_names
 
 
 def options(name: str) -> dict[str, Option]:

@@ -17,9 +17,9 @@ from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.image_model import ImageModel
-from jaxcnn.models.registration import Facts, Registration
-
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+from jaxcnn.layers.initializers import he_normal
+from jaxcnn.layers.pooling import GlobalAveragePool
+from jaxcnn.models.registration import IMAGENET, Facts, Preprocessing, Registration, TorchNames
 
 
 class Block(nn.Module):
@@ -48,7 +48,7 @@ class Block(nn.Module):
                 strides=stride,
                 padding=1,
                 use_bias=False,
-                kernel_init=_he_normal,
+                kernel_init=he_normal,
                 dtype=self.dtype,
                 name=name,
             )(x)
@@ -163,44 +163,64 @@ class CifarResNet(ImageModel):
                 mutable=True,
             )
         x = self.standardize(images)
-        x = Conv(16, (3, 3), padding=1, use_bias=False, kernel_init=_he_normal, dtype=self.dtype, name="stem")(x)
+        x = Conv(16, (3, 3), padding=1, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem")(x)
         x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
         x = activations.get(self.activation)(x)
         for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
             fields = {"stride": stride, "scan": self.scan, "remat": self.remat, "block": block | {"features": features}}
             x = stage(blocks=(self.depth - 2) // 6, **fields, name=f"stage{i}")(x, train=train)
-        x = x.mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=_he_normal, name="head")(x.astype(jnp.float32))
+        x = GlobalAveragePool(name="average")(x)
+        return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x.astype(jnp.float32))
 
 
-def _register(depth: int, residual: bool, parameters: int, accuracy: str) -> Registration:
-    paper = "He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2016"
+def _torch_name(path: str) -> str:
+    """stage1/block1/norm1 is layer1.0.bn1 in the published weights."""
+    stage, *rest = path.split("/")
+    if not rest:
+        return {"stem": "conv1", "stem_norm": "bn1", "head": "linear"}[stage]
+    block, part = rest
+    return f"layer{stage[5:]}.{int(block[5:]) - 1}.{part.replace('norm', 'bn')}"
+
+
+def _register(depth: int, residual: bool, parameters: int, macs: int, printed: str, error: str) -> Registration:
+    protocol = f"CIFAR-10 test error {error}; 64k iterations of 128, pad-and-crop and flip, single view (table 6)"
     # One block is compiled for a whole stage where compiling two hundred would take many minutes.
     deep = depth > 200
     return Registration(
         CifarResNet,
-        Facts(paper, (32, 32, 3), 10, parameters, accuracy),
+        Facts(
+            paper="He, Zhang, Ren & Sun, Deep residual learning for image recognition",
+            year=2016,
+            input_shape=(32, 32, 3),
+            num_classes=10,
+            parameters=parameters,
+            multiply_adds=macs,
+            accuracy=protocol.format(error)
+            if residual
+            else "CIFAR-10 error published as a curve only (figure 6, left)",
+            published_parameters=f"{printed} million (table 6)" if residual else "",
+            preprocessing=Preprocessing(mean=IMAGENET.mean, std=IMAGENET.std),
+            differs="The paper subtracts the per-pixel mean; the published PyTorch weights standardise per channel.",
+        ),
         fixed={"depth": depth, "residual": residual},
         defaults={"scan": deep, "remat": deep},
+        torch_names=TorchNames(_torch_name),
     )
 
 
-# Depth: parameters with option A shortcuts (they have none, so the plain net counts the same) and table 6's error.
+# Depth: parameters with option A shortcuts (they have none, so the plain net counts the same), multiply-adds, and
+# table 6: millions of parameters and the residual net's error.
 _PUBLISHED = {
-    20: (269_722, "8.75 %"),
-    32: (464_154, "7.51 %"),
-    44: (658_586, "7.17 %"),
-    56: (853_018, "6.97 %"),
-    110: (1_727_962, "6.43 % (6.61 +- 0.16 over five runs)"),
-    1202: (19_421_274, "7.93 %"),
+    20: (269_722, 40_551_040, "0.27", "8.75 %"),
+    32: (464_154, 68_862_592, "0.46", "7.51 %"),
+    44: (658_586, 97_174_144, "0.66", "7.17 %"),
+    56: (853_018, 125_485_696, "0.85", "6.97 %"),
+    110: (1_727_962, 252_887_680, "1.7", "6.43 % (6.61 +- 0.16 over five runs)"),
+    1202: (19_421_274, 2_829_238_912, "19.4", "7.93 %"),
 }
-_PROTOCOL = "CIFAR-10 test error {}; 64k iterations of 128, pad-and-crop and flip, single view (table 6)"
-_PLAIN = "CIFAR-10 error published as a curve only (figure 6, left)"
 
 MODELS = {
-    f"cifar_{'resnet' if residual else 'plain'}{depth}": _register(
-        depth, residual, parameters, _PROTOCOL.format(error) if residual else _PLAIN
-    )
-    for depth, (parameters, error) in _PUBLISHED.items()
+    f"cifar_{'resnet' if residual else 'plain'}{depth}": _register(depth, residual, *published)
+    for depth, published in _PUBLISHED.items()
     for residual in (True, False)
 }

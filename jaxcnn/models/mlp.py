@@ -54,10 +54,12 @@ MODELS = {
     "mlp": Registration(
         MLP,
         Facts(
-            paper="LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition, 1998",
+            paper="LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition",
+            year=1998,
             input_shape=(28, 28, 1),
             num_classes=10,
             parameters=238_510,
+            multiply_adds=238_200,
             accuracy="MNIST test error 4.7 % with 300 hidden units, no distortions (section III.C.4)",
         ),
     )

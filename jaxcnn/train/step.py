@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jaxcnn.layers.image_model import Auxiliary
+from jaxcnn.layers.stochastic_depth import BATCH_RNG
 from jaxcnn.state import State
 from jaxcnn.train.losses import cross_entropy
 
@@ -26,21 +28,21 @@ def to_float(images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     return images.astype(jnp.float32) / 255
 
 
-def hits(logits: Float[Array, "n k"], labels: Int[Array, " n"], top: int) -> Bool[Array, " n"]:
+def hits(logits: Float[Array, "*n k"], labels: Int[Array, "*n"], top: int) -> Bool[Array, "*n"]:
     """Whether the label is among the `top` largest logits; equal logits count against the example.
 
     A network that gives every class the same logit therefore scores 0 and not 1; a logit that is not a number is
     never a hit.
     """
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    return (jnp.sum(logits >= picked, axis=1) <= min(top, logits.shape[1])) & jnp.isfinite(picked[:, 0])
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    return (jnp.sum(logits >= picked, axis=-1) <= min(top, logits.shape[-1])) & jnp.isfinite(picked[..., 0])
 
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -> TrainStep:
     """The step theta <- theta - update(grad of the mean loss), for one device under a mapped axis named `AXIS`.
 
     Gradients and batch statistics are averaged over the axis, so the step on any number of devices is the step on
-    one with the same global batch; only dropout draws other masks.
+    one with the same global batch; only dropout draws other masks. Auxiliary classifiers add their weighted losses.
 
     Args:
       model: a module whose `axis_name` is `AXIS`.
@@ -52,13 +54,17 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         images, labels = to_float(batch.images), batch.labels
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(AXIS))
+        key = jax.random.fold_in(state.key, state.step)
+        rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS)), BATCH_RNG: key}
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            output: Any = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+            output: Any = model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs=rngs)
             logits, updates = output
-            return cross_entropy(logits, labels).mean(), (logits, updates.get("batch_stats", {}))
+            loss = cross_entropy(logits, labels).mean()
+            for auxiliary in jax.tree.leaves(updates.get("auxiliary"), is_leaf=lambda x: isinstance(x, Auxiliary)):
+                loss += auxiliary.weight * cross_entropy(auxiliary.logits, labels).mean()
+            return loss, (logits, updates.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         metrics = {"loss": loss, "top1": hits(logits, labels, 1).mean()}
