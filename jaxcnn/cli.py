@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxcnn.allocator import keep_freed_memory
-from jaxcnn.config import Experiment
+from jaxcnn.config import Experiment, ModelSpec, OptimizerConfig, OptimizerName, Option
 from jaxcnn.errors import InputError, JaxcnnError, unknown_name
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one JSON object on standard output.")]
@@ -140,34 +140,100 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Evaluate a run on its test images."""
+    """Evaluate a run on its test images, or a network with weights from a file."""
 
     def parse(
         run: tyro.conf.Positional[str],
+        weights: str | None = None,
+        images: str | None = None,
+        dataset: str | None = None,
         checkpoint: Literal["latest", "best"] | int = "latest",
         split: Literal["test", "train", "validation"] = "test",
+        image_size: int | None = None,
+        batch_size: int = 128,
         data: _Location = _Location(),
         json: Json = False,
-    ) -> tuple[str, Any, str, str | None, bool]:
-        """Evaluate a run on its test images.
+    ) -> Any:
+        """Evaluate a run on its test images, or a network with weights from a file.
 
         Args:
-          run: Run directory.
-          checkpoint: The newest checkpoint, the best, or the one of a step.
-          split: Which images.
+          run: Run directory; with weights, the name of the network.
+          weights: File of PyTorch's (.pth, .th, .safetensors) or .npz.
+          images: With weights, folder of photographs that folder or file names label with ImageNet synsets.
+          dataset: With weights, name of a dataset.
+          checkpoint: Of a run, the newest checkpoint, the best, or the one of a step.
+          split: Of a run or dataset, which images.
+          image_size: With weights, height and width in pixels that the network is given.
+          batch_size: With weights, images at once.
           data: Where the images lie now.
           json: Print the result as one JSON object on standard output.
         """
-        return run, checkpoint, split, data.directory, json
+        return run, weights, images, dataset, checkpoint, split, image_size, batch_size, data.directory, json
 
-    run, checkpoint, split, location, as_json = _parse(parse, "evaluate", arguments)
-    from jaxcnn.train.evaluate import evaluate_run
+    run, weights, images, dataset, checkpoint, split, size, batch_size, location, as_json = _parse(
+        parse, "evaluate", arguments
+    )
+    if weights is None and (images or dataset or size):
+        raise InputError("--images, --dataset and --image-size go with --weights FILE; a run knows its own images")
+    from jaxcnn.config import DataConfig
+    from jaxcnn.train import evaluate
 
-    scores = evaluate_run(run, checkpoint=checkpoint, split=split, data_directory=location)
+    if weights is None:
+        scores = evaluate.evaluate_run(run, checkpoint=checkpoint, split=split, data_directory=location)
+    elif bool(images) == bool(dataset):
+        raise InputError("--weights needs --images FOLDER or --dataset NAME, and not both")
+    else:
+        config = DataConfig(dataset or "folder", directory=location, image_size=size, batch_size=batch_size)
+        if images:
+            scores = evaluate.evaluate_photographs(run, weights, images, config)
+        else:
+            scores = evaluate.evaluate_dataset(run, weights, config, split)
     if as_json:
         _print_json(dataclasses.asdict(scores))
+        return
+    for seen in scores.predictions if isinstance(scores, evaluate.PhotographEvaluation) else ():
+        print(seen.file)
+        for name, probability in zip(seen.names, seen.probabilities, strict=True):
+            print(f"  {probability:6.1%}  {name}{'  <- its class' if name == seen.label else ''}")
+    if scores.top1 is None:
+        print(f"{scores.examples} images; their names begin with no synset, so they are not scored")
     else:
         print(f"{scores.examples} images: top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}, loss {scores.loss:.4f}")
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """Convert weights between a run, PyTorch's files and .npz."""
+
+    def parse(
+        source: tyro.conf.Positional[str],
+        target: tyro.conf.Positional[str],
+        model: str | None = None,
+        num_classes: int | None = None,
+        json: Json = False,
+    ) -> tuple[str, str, str | None, int | None, bool]:
+        """Convert weights between a run, PyTorch's files and .npz.
+
+        Args:
+          source: Run directory, .npz, or file of PyTorch's (.pth, .th, .safetensors).
+          target: New file; .pth, .pt and .safetensors get PyTorch's names and layout, .npz our own.
+          model: Name of the network in a file of PyTorch's, which does not say it.
+          num_classes: Classes of that network, if not the published number.
+          json: Print the result as one JSON object on standard output.
+        """
+        return source, target, model, num_classes, json
+
+    source, target, model, num_classes, as_json = _parse(parse, "convert", arguments)
+    from jaxcnn import loading
+
+    fields = {} if num_classes is None else {"num_classes": num_classes}
+    written = loading.convert(source, target, model=model, **fields)
+    if as_json:
+        _print_json(dataclasses.asdict(written))
+    else:
+        print(
+            f"{written.file}: {written.model}, {written.tensors} tensors, {written.parameters:,} parameters, "
+            f"{written.bytes:,} bytes"
+        )
 
 
 def figures(arguments: Sequence[str]) -> None:
@@ -187,6 +253,81 @@ def figures(arguments: Sequence[str]) -> None:
 
     for path in gallery.draw(run, data_directory=location):
         print(path)
+
+
+def summary(arguments: Sequence[str]) -> None:
+    """Tabulate a network: shapes, memory, parameters, multiply-adds and receptive fields, layer by layer."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "usage: jaxcnn summary MODEL [--input H W C] [--format text|csv|markdown] [--json] [--figure FILE]\n"
+            "                      [--optimizer NAME] [--batch-size N] [--model.options.NAME VALUE ...]\n\n"
+            f"{summary.__doc__}\n"
+            "MODEL is a registered name or a run directory. `jaxcnn models` lists the names,\n"
+            "`jaxcnn summary MODEL --help` the options of one."
+        )
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise InputError(f"the model comes first: jaxcnn summary MODEL {name} ...")
+    from jaxcnn import models
+
+    default = _spec(name)
+
+    def parse(
+        input: tuple[int, int, int] = default.input_shape,
+        format: Literal["text", "csv", "markdown"] = "text",
+        json: Json = False,
+        figure: str | None = None,
+        optimizer: OptimizerName = "momentum",
+        batch_size: int = 1,
+        model: _Network = _Network(default.options, default.num_classes, default.precision),
+    ) -> tuple[tuple[int, int, int], str, bool, str | None, OptimizerName, int, _Network]:
+        """Arguments.
+
+        Args:
+          input: Height and width in pixels, and channels of the image.
+          format: How the table is printed.
+          json: Print the result as one JSON object on standard output.
+          figure: Draw the table, too; written as PDF and as PNG.
+          optimizer: Whose state is counted.
+          batch_size: Images in the batch whose memory is counted.
+          model: What to build.
+        """
+        return input, format, json, figure, optimizer, batch_size, model
+
+    shape, form, as_json, figure, rule, batch_size, chosen = _parse(
+        parse, f"summary {name}", rest, (summary.__doc__ or "")
+    )
+    if min(*shape, batch_size) < 1:
+        raise InputError(f"--input is {shape} and --batch-size {batch_size}; expected numbers of at least 1")
+    from jaxcnn.analysis import summary as summaries
+    from jaxcnn.analysis import summary_formats
+    from jaxcnn.train import optimizers
+
+    fields = {name: getattr(chosen, name) for name in ("options", "num_classes", "precision")}
+    spec = dataclasses.replace(default, input_shape=shape, **fields)
+    optimizer = optimizers.create(OptimizerConfig(name=rule), total_steps=1, steps_per_epoch=1)
+    table = summaries.table(models.from_spec(spec), shape, name=spec.name, batch_size=batch_size, optimizer=optimizer)
+    if as_json:
+        _print_json(summary_formats.json(table))
+    else:
+        print(getattr(summary_formats, form)(table))
+    if figure is not None:
+        from jaxcnn.figures import style
+        from jaxcnn.figures.summary import layers
+
+        rows = summaries.groups(table, 45)
+        drawn = layers(
+            [row.name for row in rows],
+            {
+                "parameters": [row.parameters for row in rows],
+                "multiply-adds": [row.multiply_adds for row in rows],
+                "activation bytes": [row.activation_bytes for row in rows],
+            },
+            title=f"{table.model}, {'x'.join(map(str, shape))}",
+        )
+        for path in style.save(drawn, figure.removesuffix(".pdf").removesuffix(".png")):
+            print(path, file=sys.stderr)
 
 
 def models(arguments: Sequence[str]) -> None:
@@ -219,7 +360,8 @@ def experiments(arguments: Sequence[str]) -> None:
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
-    command.__name__: command for command in (demo, train, evaluate, figures, models, datasets, experiments)
+    command.__name__: command
+    for command in (demo, train, evaluate, convert, figures, summary, models, datasets, experiments)
 }
 
 
@@ -227,6 +369,26 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
 class _Location:
     directory: str | None = None
     """TFDS data directory or image folder, if not where it was in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    options: Mapping[str, Option]
+    """Architecture options."""
+    num_classes: int
+    """Number of logits."""
+    precision: Literal["float32", "bfloat16"]
+    """Arithmetic of the layers."""
+
+
+def _spec(name: str) -> ModelSpec:
+    """The network of a registered name, in its published form, or of a run directory."""
+    from jaxcnn import models, run
+
+    if name not in models.names() and (os.sep in name or os.path.isdir(name)):
+        return run.read(name)[1]
+    facts, options = models.facts(name), models.options(name)
+    return ModelSpec(name, options, facts.num_classes, facts.input_shape, mean=(0.0,), std=(1.0,), class_names=())
 
 
 def _overview() -> str:

@@ -31,9 +31,13 @@ class ModelConfig:
     options: Mapping[str, Option] = field(default_factory=dict)
     """Architecture options of that model, such as activation or pooling."""
     mean: tuple[float, ...] | None = None
-    """Per-channel mean subtracted inside the model, in [0, 1]; None measures the training images."""
+    """Per-channel mean subtracted inside the model, in [0, 1]; None takes the weights', or measures the images."""
     std: tuple[float, ...] | None = None
-    """Per-channel standard deviation, in (0, 1]; None measures the training images."""
+    """Per-channel standard deviation, in (0, 1]; None takes the weights', or measures the images."""
+    weights: str | None = None
+    """Weight file to start from (.pth, .safetensors, .npz), with its mean and std; None starts at random."""
+    new_head: bool = True
+    """Start the last layer at random though the rest comes from `weights`."""
 
     def __post_init__(self) -> None:
         _require((self.mean is None) == (self.std is None), "model.std", self.std, "mean and std together, or neither")
@@ -90,6 +94,8 @@ class OptimizerConfig:
     """Epochs of linear warm-up from zero."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Shares of training after which `steps` divides the learning rate by ten, increasing in (0, 1)."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factors of the learning rate by part, such as `rest 0 head 1`; 0 freezes, `rest` is what is not named."""
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
@@ -106,6 +112,10 @@ class OptimizerConfig:
             self.milestones,
             "increasing shares in (0, 1)",
         )
+        for part, factor in self.rates.items():
+            _require(
+                math.isfinite(factor) and factor >= 0, f"optimizer.rates of {part}", factor, "a number, at least 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
-"""A trained network from its run directory alone."""
+"""A trained network from its run directory or from a file of weights, and back to a file."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from jaxcnn import models, run
 from jaxcnn import state as states
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.errors import CheckpointError
+from jaxcnn.config import ModelSpec
+from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.interop import weights as files
 from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.state import State
 from jaxcnn.train import optimizers
@@ -18,30 +22,112 @@ from jaxcnn.train import optimizers
 Which: TypeAlias = Literal["latest", "best"] | int
 
 
-def load(directory: str | Path, *, checkpoint: Which = "latest") -> tuple[ImageModel, State]:
-    """The model of a run and its state.
+def load(
+    source: str | Path,
+    *,
+    weights: str | Path | None = None,
+    checkpoint: Which = "latest",
+    **fields: Any,
+) -> tuple[ImageModel, State]:
+    """A trained network and its state.
 
     Args:
-      directory: a run directory; no dataset is needed.
-      checkpoint: the newest, the one with the best accuracy, or a step.
+      source: a run directory, an .npz that `jaxcnn convert` wrote, or, with `weights`, the name of a network.
+      weights: a file of PyTorch's or an .npz; None if the source has them.
+      checkpoint: of a run: the newest, the one with the best accuracy, or a step.
+      **fields: of the network called by its name, see `models.create`; by default the published ones.
 
     Returns:
       The module, and the state on the default device.
 
     Raises:
+      InputError: the file is damaged or does not fit the network, or there is no such network or option.
       CheckpointError: the directory is not a run, has no such checkpoint, or the checkpoint is damaged.
     """
-    experiment, spec = run.read(directory)
+    if weights is not None:
+        return load_named(str(source), weights, **fields)[1:]
+    if fields:
+        raise InputError(f"{source} is not a name with weights, so {next(iter(fields))} cannot be chosen")
+    return _load_described(source, checkpoint)[1:]
+
+
+def convert(source: str | Path, target: str | Path, *, model: str | None = None, **fields: Any) -> files.Written:
+    """Copies the parameters and batch statistics of a network into a file of another format.
+
+    Args:
+      source: a run directory, an .npz that this function wrote, or a file of PyTorch's.
+      target: a new file: .npz, or one of `torch_file.SUFFIXES` with PyTorch's names and layouts.
+      model: the name of the network in a file of PyTorch's, which does not say it.
+      **fields: of that network, see `models.create`.
+
+    Returns:
+      What was written.
+
+    Raises:
+      InputError: the source is damaged, does not fit the network or is not named; the target exists.
+    """
+    path = Path(source)
+    if not os.path.exists(path):
+        raise InputError(f"{path} is not there; expected a run directory or a file of weights")
+    if not path.is_dir() and path.suffix != files.NATIVE:
+        if model is None:
+            raise InputError(f"{source} does not say which network it is for; expected its name, as --model resnet18")
+        spec, _, state = load_named(model, source, **fields)
+    elif model is not None or fields:
+        raise InputError(f"{source} says itself which network it is for; expected no model with it")
+    else:
+        spec, _, state = _load_described(source, "latest")
+    return files.write(target, spec, state)
+
+
+def load_named(name: str, weights: str | Path, **fields: Any) -> tuple[ModelSpec, ImageModel, State]:
+    """What `load` gives for the name of a network, and the network's description."""
+    facts = models.facts(name)
+    input_shape = facts.input_shape
+    known: dict[str, Any] = {"mean": facts.preprocessing.mean, "std": facts.preprocessing.std}
+    if Path(weights).suffix == files.NATIVE:
+        described = files.read_native(Path(weights), name)[0]
+        input_shape = described.input_shape
+        known = {"mean": described.mean, "std": described.std, "num_classes": described.num_classes}
+        known |= described.options
+    model = models.create(name, **{**known, **fields})
+    spec = ModelSpec(
+        name=name,
+        options={option: getattr(model, option) for option in models.options(name)},
+        num_classes=model.num_classes,
+        input_shape=input_shape,
+        mean=tuple(model.mean),
+        std=tuple(model.std),
+        class_names=(),
+    )
+    return spec, model, files.restore(weights, name, _placeholder(model, input_shape))
+
+
+def _load_described(source: str | Path, checkpoint: Which) -> tuple[ModelSpec, ImageModel, State]:
+    path = Path(source)
+    if path.suffix == files.NATIVE and not os.path.isdir(path):
+        spec, _ = files.read_native(path)
+        model = models.from_spec(spec)
+        return spec, model, files.restore(path, spec.name, _placeholder(model, spec.input_shape))
+    if str(source) in models.names() and not path.exists():
+        raise InputError(f"{source} is a network without weights; expected a file of them, as weights=FILE")
+    experiment, spec = run.read(path)
     model = models.from_spec(spec)
     # Only the structure of the optimiser's state matters here, and the length of the run does not change it.
     optimizer = optimizers.create(experiment.optimizer, total_steps=1, steps_per_epoch=1)
     template = jax.eval_shape(lambda: states.create(model, jax.random.key(0), spec.input_shape, optimizer))
-    with Checkpoints(Path(directory) / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
         step = (
             {"latest": checkpoints.latest, "best": checkpoints.best}[checkpoint]()
             if isinstance(checkpoint, str)
             else checkpoint
         )
         if step is None:
-            raise CheckpointError(f"{directory} has no {checkpoint} checkpoint yet")
-        return model, checkpoints.restore(template, step)[0]
+            raise CheckpointError(f"{source} has no {checkpoint} checkpoint yet")
+        return spec, model, checkpoints.restore(template, step)[0]
+
+
+def _placeholder(model: ImageModel, input_shape: tuple[int, int, int]) -> State:
+    """A state whose parameters are shapes only: random ones would be thrown away."""
+    state = jax.eval_shape(lambda: states.create(model, jax.random.key(0), input_shape))
+    return state.replace(step=jnp.zeros((), jnp.int32), key=jax.random.key(0))

@@ -39,3 +39,16 @@ def torch():
 
         return torch
     return pytest.importorskip("torch", reason="PyTorch is the oracle here: pip install torch")
+
+
+@pytest.fixture(scope="session")
+def torchvision(torch):
+    """torchvision as an oracle; its models need no compiled part once the operators it registers are known by name."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    if not os.environ.get("CI"):
+        pytest.importorskip("torchvision", reason="torchvision is the oracle here: pip install --no-deps torchvision")
+    import torchvision
+
+    return torchvision

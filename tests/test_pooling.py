@@ -38,11 +38,13 @@ def test_windows_equal_pytorch(torch, kind):
             counted = kind == "average"
             layer = AveragePool(window, stride, padding, ceil_mode, counted)
             oracle = torch.nn.AvgPool2d(window, stride, padding, ceil_mode, counted)
-        if min(height, width) + 2 * padding < window:
+        try:
+            expected = in_torch(torch, oracle, x)
+        except RuntimeError:
             with pytest.raises(InputError, match=f"a map of {height}x{width}"):
                 layer.apply({}, x)
-            return
-        np.testing.assert_allclose(layer.apply({}, x), in_torch(torch, oracle, x), rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_allclose(layer.apply({}, x), expected, rtol=1e-5, atol=1e-6)
 
     check()
 

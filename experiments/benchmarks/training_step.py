@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import time
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from race import Steps, race
 
 import jaxcnn.models
 from jaxcnn.layers.convolution import compiler_options
 
 BATCH, LEARNING_RATE, MOMENTUM = 128, 0.1, 0.9
 SHAPES = {"lenet5": (32, 32, 1), "cifar_resnet20": (32, 32, 3)}
-
-# Runs so many steps and waits for the last.
-Steps = Callable[[int], None]
 
 
 class FlaxLeNet5(nn.Module):
@@ -156,23 +152,6 @@ def torch_steps(name: str, shape: tuple[int, int, int], channels_last: bool) -> 
     return run
 
 
-def race(contestants: dict[str, Steps], seconds: float, rounds: int) -> dict[str, np.ndarray]:
-    """Images per second of each contestant in each round, all of them in turn in every round."""
-    steps = {}
-    for name, run in contestants.items():
-        run(2)  # compile, and touch the memory
-        start = time.perf_counter()
-        run(2)
-        steps[name] = max(1, round(2 * seconds / (time.perf_counter() - start)))
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for i in range(rounds):
-        for name in list(contestants)[:: 1 if i % 2 else -1]:
-            start = time.perf_counter()
-            contestants[name](steps[name])
-            rates[name].append(steps[name] * BATCH / (time.perf_counter() - start))
-    return {name: np.array(values) for name, values in rates.items()}
-
-
 def main(seconds: float = 2.0, rounds: int = 7) -> None:
     """Prints the table.
 
@@ -193,7 +172,7 @@ def main(seconds: float = 2.0, rounds: int = 7) -> None:
         if has_torch:
             contestants["PyTorch"] = torch_steps(name, shape, channels_last=False)
             contestants["PyTorch channels_last"] = torch_steps(name, shape, channels_last=True)
-        rates = race(contestants, seconds, rounds)
+        rates = race(contestants, BATCH, seconds, rounds)
         print(f"\n{name:24}{'median':>10}{'best':>10}{'jaxcnn / it':>14}")
         for contestant, values in rates.items():
             ratio = np.median(rates["jaxcnn"] / values)

@@ -8,11 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxcnn.analysis.checks import checked_images, checked_targets
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -46,13 +45,13 @@ def gradient(
 
     Reference: Simonyan, Vedaldi & Zisserman 2014, "Deep Inside Convolutional Networks", section 3.
     """
-    pixels = _checked_images(images)
+    pixels = checked_images(images)
     if chunk < 1:
         raise InputError(f"chunk is {chunk}; expected at least 1")
     logits = _logits.eval_shape(model, state.variables, pixels)
     if len(logits.shape) != 2 or logits.shape[0] != pixels.shape[0]:
         raise InputError(f"the model returned shape {logits.shape}; expected logits [{pixels.shape[0]}, K]")
-    classes = None if targets is None else _checked_targets(targets, *logits.shape)
+    classes = None if targets is None else checked_targets(targets, *logits.shape)
     # A loop here and not `lax.map`: XLA on CPU runs a convolution's gradient several times slower inside a loop.
     maps = []
     for start in range(0, len(pixels), chunk):
@@ -81,28 +80,3 @@ def _gradient(
     classes = logits.argmax(-1) if targets is None else targets
     (derivative,) = backward(jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype))
     return jnp.abs(derivative).max(-1)
-
-
-def _checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
-    shape, dtype = np.shape(images), jnp.result_type(images)
-    if len(shape) != 4 or 0 in shape:
-        raise InputError(f"images have shape {shape}; expected [N, H, W, C], none of them 0")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"images are {dtype}; expected floating point in [0, 1] (divide uint8 by 255)")
-    pixels = jnp.asarray(images, jnp.float32)
-    if not isinstance(pixels, Tracer):  # inside a caller's jit there are no values to look at
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):
-            raise InputError(f"images hold values from {low:g} to {high:g}; expected values in [0, 1]")
-    return pixels
-
-
-def _checked_targets(targets: ArrayLike, count: int, classes: int) -> Int[Array, " n"]:
-    shape, dtype = np.shape(targets), jnp.result_type(targets)
-    if shape != (count,) or not jnp.issubdtype(dtype, jnp.integer):
-        raise InputError(f"targets are {dtype} of shape {shape}; expected integers of shape {(count,)}")
-    if not isinstance(targets, Tracer):
-        outside = [int(k) for k in np.asarray(targets) if not 0 <= k < classes]
-        if outside:
-            raise InputError(f"targets hold class {outside[0]}; expected classes in [0, {classes})")
-    return jnp.asarray(targets, jnp.int32)

@@ -39,12 +39,12 @@ class Batch(NamedTuple):
 
     Attributes:
       images: pixels in 0..255.
-      labels: classes.
+      labels: classes, of each example or of each of its pixels.
       mask: False for the padding that fills the last batch of an evaluation.
     """
 
     images: UInt8[Array, "devices per_device h w c"]
-    labels: Int32[Array, "devices per_device"]
+    labels: Int32[Array, "devices per_device *pixels"]
     mask: Bool[Array, "devices per_device"]
 
 

@@ -40,14 +40,15 @@ def _sides(
     asked = (_pair(padding), _pair(padding)) if isinstance(padding, int) else padding
     added = []
     for n, k, s, (low, high) in zip(x.shape[1:3], _pair(window), _pair(strides), asked, strict=True):
-        if n + low + high < k:
+        count = (n + low + high - k + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (count - 1) * s >= n + low:
+            count -= 1
+        if count < 1:
             raise InputError(
                 f"pooling got a map of {x.shape[1]}x{x.shape[2]} with padding {asked}; expected at least its window, "
                 f"{window}"
             )
-        rest = (n + low + high - k) % s
-        start = n + low + high - k - rest + s  # of the window that ceil_mode would add
-        added.append((0, s - rest if ceil_mode and rest and start < n + low else 0))
+        added.append((0, max(0, (count - 1) * s + k - (n + low + high))))
     return asked, (added[0], added[1])
 
 

@@ -74,11 +74,13 @@ class TorchNames:
     Attributes:
       module: from the path of a module here, "stage1/block1/conv1", to PyTorch's, "layer1.0.conv1".
       flattened: dense modules that see a flattened map [H, W, C], each with its (H, W): PyTorch flattens [C, H, W].
+      transposed: up-convolutions, whose kernels PyTorch keeps as [I, O, H, W].
       surplus: PyTorch prefixes, such as "aux1.", of parts that weight files have and the network may be built without.
     """
 
     module: Callable[[str], str] = dotted
     flattened: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
 
 

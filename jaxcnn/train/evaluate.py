@@ -1,4 +1,4 @@
-"""Exact evaluation of any split: every example counts once, whatever the batch size and the number of devices."""
+"""Exact evaluation of any images: every example counts once, whatever the batch size and the number of devices."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcnn import run
+from jaxcnn import models, run
 from jaxcnn.config import DataConfig
-from jaxcnn.data import open_split, pipeline
+from jaxcnn.data import imagenet, open_split, pipeline
+from jaxcnn.data.photographs import open_photographs
 from jaxcnn.data.pipeline import Device
 from jaxcnn.data.spec import Source, Split
 from jaxcnn.errors import InputError
-from jaxcnn.loading import Which, load
+from jaxcnn.loading import Which, load, load_named
 from jaxcnn.state import State
+from jaxcnn.train.losses import cross_entropy
 from jaxcnn.train.parallel import map_evaluation_step, replicate
-from jaxcnn.train.step import EvaluationStep, Metrics, make_evaluation_step
+from jaxcnn.train.step import EvaluationStep, Metrics, hits, make_evaluation_step
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,42 @@ class Evaluation:
     top1: float
     top5: float
     loss: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in one picture.
+
+    Attributes:
+      file: the picture.
+      label: name of its class, or None where nobody says.
+      names: of the five likeliest classes, the likeliest first.
+      probabilities: of those classes, in [0, 1].
+    """
+
+    file: str
+    label: str | None
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PhotographEvaluation:
+    """What a model scores on a folder of photographs.
+
+    Attributes:
+      examples: number of photographs.
+      top1: see `Evaluation`; None, as the next two, where the photographs have no labels.
+      top5: see `Evaluation`.
+      loss: see `Evaluation`.
+      predictions: one for each photograph, in the order of the files.
+    """
+
+    examples: int
+    top1: float | None
+    top5: float | None
+    loss: float | None
+    predictions: tuple[Prediction, ...]
 
 
 class Evaluator:
@@ -133,3 +172,70 @@ def open_run_split(directory: str | Path, split: Split, data_directory: str | No
         if tuple(found) != tuple(expected):
             raise InputError(f"{config.dataset} has {what} {found}; expected {expected}, as in {directory}")
     return source, config
+
+
+def evaluate_dataset(name: str, weights: str | Path, config: DataConfig, split: Split = "test") -> Evaluation:
+    """Scores of a network with weights from a file, on a dataset.
+
+    Args:
+      name: of the network.
+      weights: see `jaxcnn.load`.
+      config: the dataset; its images enter as they are, or scaled to its image size.
+      split: which images.
+
+    Raises:
+      InputError: the weights do not fit the network, or the network does not fit the images and their classes.
+    """
+    models.facts(name)  # a mistyped name is found before the dataset is looked for
+    source = open_split(config, split, seed=0)
+    spec, model, state = load_named(name, weights, num_classes=len(source.class_names))
+    if source.image_shape[-1] != spec.input_shape[-1]:
+        raise InputError(
+            f"{config.dataset} has images of {source.image_shape[-1]} channels; expected {spec.input_shape[-1]}, "
+            f"as {name} takes"
+        )
+    return Evaluator(model, source, config, jax.local_devices())(state)
+
+
+def evaluate_photographs(
+    name: str, weights: str | Path, folder: str | Path, config: DataConfig
+) -> PhotographEvaluation:
+    """What a network trained on ImageNet, with weights from a file, sees in a folder of photographs.
+
+    Each is scaled and cut as in the published evaluation of the network.
+
+    Args:
+      name: of the network.
+      weights: see `jaxcnn.load`.
+      folder: see `jaxcnn.data.photographs.open_photographs`.
+      config: batch size, storage, and height and width in pixels of the central crop, by default the published
+        input's.
+
+    Raises:
+      InputError: the weights do not fit the network, the network is not for ImageNet's classes, or the folder does
+        not hold what it should.
+    """
+    facts = models.facts(name)
+    height, width, channels = facts.input_shape
+    shape = (config.image_size or height, config.image_size or width, channels)
+    classes = len(imagenet.classes())
+    if facts.num_classes != classes:
+        raise InputError(f"{name} has {facts.num_classes} classes; expected ImageNet's {classes} for photographs")
+    source = open_photographs(folder, shape, facts.preprocessing.resize)
+    model, state = load(name, weights=weights)
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
+    logits, labels = map(jnp.asarray, Evaluator(model, source, config, jax.local_devices()).predict(state))
+    best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
+    predictions = tuple(
+        Prediction(
+            file=str(path),
+            label=source.class_names[label] if source.labelled else None,
+            names=tuple(source.class_names[i] for i in top),
+            probabilities=tuple(shares.tolist()),
+        )
+        for path, label, shares, top in zip(source.paths, source.labels, *best, strict=True)
+    )
+    if not source.labelled:
+        return PhotographEvaluation(len(source), None, None, None, predictions)
+    top1, top5 = (float(hits(logits, labels, top).mean()) for top in (1, 5))
+    return PhotographEvaluation(len(source), top1, top5, float(cross_entropy(logits, labels).mean()), predictions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import tree_leaves_with_path
 from rich.console import Console
 
 from jaxcnn import models, run
@@ -23,6 +25,8 @@ from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.data import open_split, pipeline
 from jaxcnn.data.spec import Source
 from jaxcnn.errors import CheckpointError, InputError, RunError
+from jaxcnn.interop import weights
+from jaxcnn.state import State
 from jaxcnn.train import optimizers
 from jaxcnn.train.evaluate import Evaluator
 from jaxcnn.train.logging import Display, TensorBoard
@@ -52,12 +56,13 @@ class Result:
 
 
 def resolve(experiment: Experiment, source: Source) -> ModelSpec:
-    """The model that an experiment trains on `source`: classes, input shape, and mean and deviation of its pixels."""
+    """The model that an experiment trains on `source`: its classes, its input shape, how it standardises pixels."""
     if len(source.class_names) < 2:
         raise InputError(f"{experiment.data.dataset} has the one class {source.class_names}; expected at least two")
     mean, std = experiment.model.mean, experiment.model.std
     if mean is None or std is None:
-        mean, std = pixel_statistics(source)
+        start = experiment.model.weights
+        mean, std = weights.standardisation(start, experiment.model.name) if start else pixel_statistics(source)
     return ModelSpec(
         name=experiment.model.name,
         options=models.options(experiment.model.name) | dict(experiment.model.options),
@@ -109,12 +114,28 @@ def termination_requested() -> Iterator[threading.Event]:
 
 
 def _located(experiment: Experiment) -> Experiment:
-    """The experiment with an absolute data directory, so that its run can be evaluated from anywhere."""
-    directory = experiment.data.directory
-    if directory is None:
-        return experiment
-    absolute = str(Path(directory).expanduser().absolute())
-    return replace(experiment, data=replace(experiment.data, directory=absolute))
+    """The experiment with absolute paths, so that its run can be continued and evaluated from anywhere."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    return replace(
+        experiment,
+        data=replace(experiment.data, directory=absolute(experiment.data.directory)),
+        model=replace(experiment.model, weights=absolute(experiment.model.weights)),
+    )
+
+
+def _from_weights(experiment: Experiment, spec: ModelSpec, state: State) -> State:
+    """The state with the values of the experiment's weight file, but for new last layers."""
+    if experiment.model.weights is None:
+        return state
+    heads: set[str] = set()
+    if experiment.model.new_head:
+        leaves = tree_leaves_with_path(state.params)
+        paths = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in leaves]
+        heads = {path for path in paths if path.split("/")[-1] == "head"}  # auxiliary classifiers have theirs
+    return weights.restore(experiment.model.weights, spec.name, state, skip=sorted(heads))
 
 
 def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
@@ -172,7 +193,11 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
     model = models.from_spec(spec, axis_name=AXIS)
     rates = optimizers.schedule(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.create(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    state = replicate(states.create(model, jax.random.key(config.seed), spec.input_shape, optimizer), devices)
+    state = states.create(model, jax.random.key(config.seed), spec.input_shape, optimizer)
+    saved = os.path.join(directory, "checkpoints")
+    if not (os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))):
+        state = _from_weights(experiment, spec, state)  # like the images, refused before anything is written
+    state = replicate(state, devices)
 
     with (
         termination_requested() as stop,
@@ -194,7 +219,7 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
         scored = [record for record in files.metrics.read() if record.get("split") == held_out]
         top1 = scored[-1].get("top1") if scored else None
 
-        train_step = map_train_step(make_train_step(model, optimizer), devices)
+        train_step = map_train_step(make_train_step(model, optimizer, experiment.optimizer.rates), devices)
         evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices)
         batches = pipeline.training(
             training, experiment.data, seed=config.seed, start_step=step, stop_step=total_steps, devices=devices

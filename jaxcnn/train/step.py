@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.image_model import Auxiliary
 from jaxcnn.layers.stochastic_depth import BATCH_RNG
 from jaxcnn.state import State
 from jaxcnn.train.losses import cross_entropy
+from jaxcnn.train.optimizers import rate_factor
 
 AXIS = "batch"
 
@@ -38,7 +41,20 @@ def hits(logits: Float[Array, "*n k"], labels: Int[Array, "*n"], top: int) -> Bo
     return (jnp.sum(logits >= picked, axis=-1) <= min(top, logits.shape[-1])) & jnp.isfinite(picked[..., 0])
 
 
-def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -> TrainStep:
+def _frozen_in_inference(rates: Mapping[str, float]) -> AbstractContextManager[None]:
+    """Makes every frozen batch norm use its running statistics and leave them alone."""
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, BatchNorm) and not rate_factor(rates, "/".join(context.module.path)):
+            kwargs = {**kwargs, "train": False}
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, rates: Mapping[str, float] | None = None
+) -> TrainStep:
     """The step theta <- theta - update(grad of the mean loss), for one device under a mapped axis named `AXIS`.
 
     Gradients and batch statistics are averaged over the axis, so the step on any number of devices is the step on
@@ -47,6 +63,8 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -
     Args:
       model: a module whose `axis_name` is `AXIS`.
       optimizer: turns the averaged gradients into updates.
+      rates: factors of the learning rate by part (`OptimizerConfig.rates`); batch norms of parts whose factor is 0 stay
+        in inference.
 
     Returns:
       A function from (state, batch) to the next state and the batch's mean `loss` and `top1`.
@@ -59,7 +77,10 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation) -
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            output: Any = model.apply(variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs=rngs)
+            with _frozen_in_inference(rates or {}):
+                output: Any = model.apply(
+                    variables, images, train=True, mutable=["batch_stats", "auxiliary"], rngs=rngs
+                )
             logits, updates = output
             loss = cross_entropy(logits, labels).mean()
             for auxiliary in jax.tree.leaves(updates.get("auxiliary"), is_leaf=lambda x: isinstance(x, Auxiliary)):

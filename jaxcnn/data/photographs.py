@@ -1,0 +1,120 @@
+"""Photographs of any size in a folder, cut to a network's input as its published evaluation does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxcnn.data import imagenet
+from jaxcnn.data import images as pixels
+from jaxcnn.data.sources.folder import SUFFIXES
+from jaxcnn.data.spec import Images, Indices, Labels, Source
+from jaxcnn.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class PhotographSource(Source):
+    """Photographs, cut when they are read.
+
+    Attributes:
+      paths: the files.
+      labels: ImageNet's label of each; 0 for all where the folder does not say.
+      labelled: whether it does.
+      resize: shorter side in pixels before the central crop, or None to scale the whole picture to the input's size.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Labels
+    labelled: bool
+    resize: int | None
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, indices: Indices) -> tuple[Images, Labels]:
+        """Decodes and cuts the photographs at `indices`, upright as their EXIF orientation says."""
+        chosen = np.asarray(indices, np.int64)
+        height, width, channels = self.image_shape
+        images = np.empty((len(chosen), *self.image_shape), np.uint8)
+        for row, index in enumerate(chosen):
+            photograph = pixels.decode(self.paths[index], channels, None, upright=True)
+            images[row] = cut(photograph, self.resize, height, width)
+        return images, self.labels[chosen]
+
+
+def cut(
+    image: UInt8[np.ndarray, "h w c"], resize: int | None, height: int, width: int
+) -> UInt8[np.ndarray, "height width c"]:
+    """Scales a picture (bilinear, antialiased) and takes the centre.
+
+    Args:
+      image: pixels.
+      resize: its shorter side afterwards, before the crop; None scales the whole picture to the result's size.
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      Pixels.
+    """
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    # The longer side is rounded down, and half pixels of the crop's corner to even, as torchvision does.
+    across, down = (int(resize * side / min(picture.size)) for side in picture.size) if resize else (width, height)
+    scaled = np.asarray(picture.resize((across, down), Image.Resampling.BILINEAR)).reshape(down, across, -1)
+    top, left = round((down - height) / 2), round((across - width) / 2)
+    return scaled[top : top + height, left : left + width]
+
+
+def open_photographs(folder: str | Path, input_shape: tuple[int, int, int], resize: int | None) -> PhotographSource:
+    """Opens a folder of photographs of ImageNet's classes.
+
+    The folder holds SYNSET*/*.jpg or CLASS/*.jpg, one folder for each class, or pictures whose own names begin with
+    their synsets, or pictures whose names say nothing.
+
+    Args:
+      folder: the folder.
+      input_shape: height and width in pixels, and channels, that the network takes.
+      resize: see `cut`.
+
+    Returns:
+      The photographs, sorted by path; nothing has been decoded.
+
+    Raises:
+      InputError: the folder is not laid out like that, or holds no pictures, or the crop is larger than the picture.
+    """
+    folder = Path(folder).expanduser()
+    if not os.path.isdir(folder):
+        raise InputError(f"{folder} is {'a file' if os.path.exists(folder) else 'not there'}; expected a folder")
+    if resize is not None and resize < max(input_shape[:2]):
+        raise InputError(f"the crop is {max(input_shape[:2])} pixels; expected at most the resized side of {resize}")
+    kinds = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    stray = _pictures(folder)
+    if kinds and stray:
+        raise InputError(f"{stray[0]} lies beside class folders; expected either pictures or class folders")
+    named = [(path, kind) for kind in kinds for path in _pictures(kind)] or [(path, path) for path in stray]
+    if not named:
+        raise InputError(f"{folder} holds no pictures; expected some ending in {', '.join(SUFFIXES)}")
+    labels = [imagenet.label(kind.name) for _, kind in named]
+    unknown = [kind for (_, kind), label in zip(named, labels, strict=True) if label is None]
+    if unknown and (kinds or len(unknown) < len(named)):
+        raise InputError(
+            f"{unknown[0]} names no class of ImageNet; expected a name that begins with a synset, such as n01440764"
+        )
+    return PhotographSource(
+        paths=tuple(path for path, _ in named),
+        labels=np.array([label or 0 for label in labels], np.int32),
+        labelled=not unknown,
+        resize=resize,
+        class_names=imagenet.names(),
+        image_shape=input_shape,
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]

@@ -1,0 +1,131 @@
+"""Every registered network learns: found by enumeration, so a new one is tested with no new test."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn import models
+from jaxcnn import state as states
+from jaxcnn.data.pipeline import Batch
+from jaxcnn.errors import InputError
+from jaxcnn.train.parallel import map_train_step, replicate
+from jaxcnn.train.step import AXIS, make_train_step
+
+
+@cache
+def cheapest() -> frozenset[str]:
+    """Of each family the name with the fewest parameters."""
+    families: dict[type, list[str]] = {}
+    for name in models.names():
+        families.setdefault(type(models.create(name)), []).append(name)
+    return frozenset(min(names, key=lambda name: models.facts(name).parameters) for names in families.values())
+
+
+EACH = [name if name in cheapest() else pytest.param(name, marks=pytest.mark.slow) for name in models.names()]
+
+
+def small_shape(name: str) -> tuple[int, int, int]:
+    """The published input, or as much less as the network takes."""
+    facts = models.facts(name)
+    side = min(facts.input_shape[0], max(facts.smallest, 32))
+    return side, side, facts.input_shape[2]
+
+
+def a_small_step(share: float) -> optax.GradientTransformation:
+    """Steepest descent just so far that a linear loss would fall by `share`."""
+
+    def update(gradients, state, params=None):
+        squared = sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients))
+        return jax.tree.map(lambda g: -share / squared * g, gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
+    shape = small_shape(name)
+    # A block that stochastic depth drops does not move its statistics, so here it drops none.
+    options = {"survival": 1.0} if "survival" in models.options(name) else {}
+    model = models.create(name, num_classes=5, dtype=dtype, axis_name=AXIS, **options)
+    optimizer = a_small_step(0.05 * math.log(5))
+    state = states.create(model, jax.random.key(0), shape, optimizer)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 4, *shape), np.uint8)
+    abstract = jax.eval_shape(
+        lambda s: model.clone(axis_name=None).apply(s.variables, images[0] / 255.0, train=False), state
+    )
+    labels = rng.integers(0, 5, (1, *abstract.shape[:-1])).astype(np.int32)
+    batch = Batch(images, labels, np.ones((1, 4), bool))
+
+    devices = jax.devices()[:1]
+    step = map_train_step(make_train_step(model, optimizer), devices)
+    first, before = step(replicate(jax.tree.map(jnp.copy, state), devices), batch)
+    statistics = jax.tree.map(lambda a, b: bool((a != b).any()), first.batch_stats, state.batch_stats)
+    assert jax.tree.all(statistics), "batch statistics did not move"
+    # The same random masks again, so that only the parameters tell the two losses apart.
+    second, after = step(first.replace(step=jnp.zeros_like(first.step)), batch)
+    assert float(after["loss"]) < float(before["loss"])
+    assert step._cache_size() == 1, "the second step was traced again"
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((second.params, second.batch_stats)))
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_smallest_input_is_the_smallest(name):
+    facts = models.facts(name)
+    model = models.create(name)
+
+    def logits(side):
+        images = jax.ShapeDtypeStruct((2, side, side, facts.input_shape[2]), jnp.float32)
+        return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0], images)
+
+    assert logits(facts.smallest).shape[-1] == facts.num_classes
+    if facts.smallest > 1:
+        with pytest.raises(InputError):
+            logits(facts.smallest - 1)
+
+
+@pytest.mark.parametrize("name", sorted(cheapest()))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_any_channels_classes_and_precision(name, channels, dtype):
+    height, width, _ = models.facts(name).input_shape
+    model = models.create(name, num_classes=7, dtype=dtype)
+    images = jnp.full((2, height, width, channels), 0.5)
+    state = jax.eval_shape(lambda: states.create(model, jax.random.key(0), images.shape[1:]))
+    # In inference nothing may change, the batch statistics least of all: flax would refuse it.
+    logits = jax.eval_shape(lambda s, x: model.apply(s.variables, x, train=False), state, images)
+    assert logits.shape[0] == 2
+    assert logits.shape[-1] == 7
+    assert logits.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.batch_stats)))
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_images_of_another_kind_are_refused(name):
+    model = models.create(name, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for images, says in (
+        (np.zeros((1, 32, 32, 1), np.uint8), "images are uint8; expected floating point"),
+        (np.zeros((32, 32, 1), np.float32), r"images have shape \(32, 32, 1\); expected \[N, H, W, C\]"),
+        (np.zeros((1, 32, 32, 2), np.float32), "images have 2 channels; expected 3"),
+    ):
+        with pytest.raises(InputError, match=says):
+            jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_network_says_where_it_comes_from(name):
+    facts = models.facts(name)
+    assert len(facts.paper.split(", ")) >= 2, "authors and title"
+    assert 1989 <= facts.year <= 2026
+    assert facts.accuracy
+    preprocessing = facts.preprocessing
+    assert len(preprocessing.mean) == len(preprocessing.std) in (1, facts.input_shape[2])
+    assert preprocessing.resize is None or preprocessing.resize >= min(facts.input_shape[:2])
