@@ -12,6 +12,7 @@ import pytest
 
 import jaxcnn
 from jaxcnn import catalog, cli, data, models
+from jaxcnn.cli.terminal import print_json
 
 QUICK = ["--training.epochs", "1", "--data.batch-size", "160", "--model.name", "mlp", "--data.image-size", "8"]
 
@@ -133,7 +134,7 @@ def test_other_scripts_in_a_folder_of_experiments_are_neither_run_nor_listed(cap
 
 
 def test_json_is_json_whatever_the_numbers(capsys):
-    cli._print_json({"loss": float("nan"), "top1": 0.5})
+    print_json({"loss": float("nan"), "top1": 0.5})
     assert json.loads(capsys.readouterr().out) == {"loss": None, "top1": 0.5}
 
 

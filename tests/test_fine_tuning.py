@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jaxcnn.config import (
     TrainingConfig,
 )
 from jaxcnn.data import ArraySource, pipeline
-from jaxcnn.errors import InputError
+from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.interop import weights
 from jaxcnn.train import optimizers
 from jaxcnn.train.loop import train
@@ -106,7 +107,7 @@ def test_frozen_parts_stay_as_they_are_and_work_as_in_inference():
 
 def lenet(tmp_path, suffix, **changes):
     """A weight file of a random LeNet-5, and a short training of its head on the digits that starts from it."""
-    spec = ModelSpec("lenet5", {}, 10, (28, 28, 1), (0.25,), (0.5,), ())
+    spec = ModelSpec("lenet5", models.options("lenet5"), 10, (28, 28, 1), (0.25,), (0.5,), ())
     state = states.create(models.from_spec(spec), jax.random.key(7), spec.input_shape)
     path = tmp_path / f"weights{suffix}"
     weights.write(path, spec, state)
@@ -120,20 +121,18 @@ def lenet(tmp_path, suffix, **changes):
     return path, state, experiment
 
 
-@pytest.mark.parametrize(("suffix", "mean"), [(".pth", 0.0), (".npz", 0.25), (".safetensors", 0.0)])
-def test_a_run_starts_from_the_file_with_a_new_head(tmp_path, suffix, mean):
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+def test_a_run_starts_from_the_file_with_a_new_head(tmp_path, suffix):
     path, start, experiment = lenet(tmp_path, suffix)
     train(experiment, tmp_path / "run")
     _, spec = run.read(tmp_path / "run")
-    assert spec.mean == (mean,)
+    assert spec.mean == (0.25,)
     _, state = loading.load(tmp_path / "run")
     for part in start.params:
         same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params[part], start.params[part])
         assert jax.tree.all(same) == (part != "head")
-    if suffix == ".pth":  # what a run has learned no longer needs the file
-        path.unlink()
-        longer = dataclasses.replace(experiment, training=TrainingConfig(epochs=1))
-        assert train(longer, tmp_path / "run").finished
+    path.unlink()  # what a run has learned no longer needs the file
+    assert train(experiment, tmp_path / "run").finished
 
 
 def test_the_head_can_be_kept(tmp_path):
@@ -144,10 +143,26 @@ def test_the_head_can_be_kept(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
 
 
+def test_a_file_with_another_activation_is_refused(tmp_path):
+    _, _, experiment = lenet(tmp_path, ".npz", options={"activation": "relu"})
+    with pytest.raises(InputError, match="weights.npz has activation 'tanh'; expected 'relu'"):
+        train(experiment, tmp_path / "run")
+
+
+def test_a_broken_checkpoint_is_not_replaced_by_random_weights(tmp_path):
+    _, _, experiment = lenet(tmp_path, ".pth")
+    train(experiment, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    (tmp_path / "run" / "checkpoints" / "22").touch()
+    with pytest.raises(CheckpointError):
+        train(experiment, tmp_path / "run")
+
+
 def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     _, _, experiment = lenet(tmp_path, ".pth")
     other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, name="mlp"))
-    with pytest.raises(InputError, match=r"weights.pth.*missing.*hidden1"):
+    with pytest.raises(InputError, match=r"weights.pth is for lenet5; expected mlp"):
         train(other, tmp_path / "run")
     gone = dataclasses.replace(
         experiment, model=dataclasses.replace(experiment.model, weights=str(tmp_path / "no.pth"))

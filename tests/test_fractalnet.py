@@ -22,10 +22,14 @@ def pooled(x):
     return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max(axis=(2, 4))
 
 
+def both(key):
+    return {"dropout": key, "drop_path": key}
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_a_block_is_the_paper_s_recursion(columns):
     common = (0.0, "relu", jnp.float32, None)
-    block = Block(columns, 0, 5, 0.0, 0.15, *common[1:])
+    block = Block(columns, 0, 5, 0.0, 0.15, False, *common[1:])
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     y, variables = block.init_with_output(jax.random.key(1), x, None, train=False)
     assert len(variables["params"]) == 2**columns - 1
@@ -87,7 +91,7 @@ def test_global_drop_path_keeps_one_column_through_the_whole_network():
     def gradients(key):
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, _ = model.apply(variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+            logits, _ = model.apply(variables, image, train=True, mutable=["batch_stats"], rngs=both(key))
             return (logits**2).sum()
 
         return jax.grad(objective)(state.params)
@@ -113,7 +117,7 @@ def test_local_drop_path_trains_several_columns_and_inference_is_certain():
 
     @jax.jit
     def logits(key):
-        return model.apply(state.variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+        return model.apply(state.variables, images, train=True, mutable=["batch_stats"], rngs=both(key))[0]
 
     assert np.abs(logits(jax.random.key(0)) - logits(jax.random.key(1))).max() > 0
     inference = jax.jit(lambda x: model.apply(state.variables, x, train=False))

@@ -10,6 +10,8 @@ import pytest
 from jaxcnn import config, models
 from jaxcnn import state as states
 from jaxcnn.errors import InputError
+from jaxcnn.interop import torch_names
+from jaxcnn.layers.up_convolution import UpConv
 
 
 def count(tree) -> int:
@@ -138,7 +140,7 @@ def test_mlp_of_depth_zero_is_softmax_regression():
 
 
 def test_mlp_refuses_impossible_options():
-    with pytest.raises(InputError, match="dropout 1.0"):
+    with pytest.raises(InputError, match="dropout is 1.0"):
         models.create("mlp", dropout=1.0)
 
 
@@ -210,3 +212,34 @@ def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
 
     with pytest.raises(InputError, match=f"depth is {depth}; expected 6n \\+ 2"):
         CifarResNet(depth=depth)
+
+
+# ---- weights for PyTorch
+
+
+def test_the_first_dense_layer_sees_the_map_in_pytorch_s_order():
+    model = models.create("alexnet_2012")
+    template = jax.eval_shape(lambda: states.create(model, jax.random.key(0), (227, 227, 3)))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template.replace(key=None))
+    rng = np.random.default_rng(0)
+    state.params["fc6"]["kernel"][:] = rng.standard_normal((9216, 4096), np.float32)
+    weight = torch_names.to_torch(models.torch_names("alexnet_2012"), state)["fc6.weight"]
+    image = rng.standard_normal((1, 6, 6, 256), np.float32)
+    there = image.transpose(0, 3, 1, 2).reshape(1, -1) @ weight.T
+    np.testing.assert_allclose(there, image.reshape(1, -1) @ state.params["fc6"]["kernel"], rtol=1e-3, atol=1e-2)
+
+
+def test_up_convolutions_are_laid_out_as_pytorch_s(torch):
+    model = models.create("unet", features=4, padding="same")
+    state = states.create(model, jax.random.key(0), (32, 32, 1))
+    names = models.torch_names("unet")
+    tensors = torch_names.to_torch(names, state)
+    layer = torch.nn.ConvTranspose2d(64, 32, 2, 2)
+    layer.load_state_dict({"weight": torch.tensor(tensors["up4.weight"]), "bias": torch.tensor(tensors["up4.bias"])})
+    x = np.random.default_rng(0).standard_normal((1, 3, 5, 64)).astype(np.float32)
+    with torch.no_grad():
+        expected = layer(torch.tensor(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    up = UpConv(32).apply({"params": state.params["up4"]}, jnp.asarray(x))
+    np.testing.assert_allclose(up, expected, rtol=1e-4, atol=1e-5)
+    back = torch_names.from_torch(names, tensors, state)
+    jax.tree.map(np.testing.assert_array_equal, back.params, state.params)

@@ -381,6 +381,8 @@ def test_the_command(capsys, tmp_path):
     assert (status, f"{784 * 7 + 7 * 10:,}" in out) == (0, True)
     assert err.split() == [str(tmp_path / "m.pdf"), str(tmp_path / "m.png")]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("m.pdf", "m.png"))
+    status, _, err = invoke(capsys, "summary", "mlp", "--figure", str(tmp_path / "m.png"))
+    assert (status, "exists already" in err) == (2, True)
     assert invoke(capsys, "summary", "mlp", "--format", "csv")[1].startswith("name,kind,kernel,stride,")
     assert invoke(capsys, "summary", "mlp", "--format", "markdown")[1].startswith("**mlp**")
 
@@ -404,10 +406,13 @@ def test_the_command_reads_a_run_directory(capsys, tmp_path):
         (["alexnet", "--input", "30", "30", "3"], "pooling got a map"),
         (["alexnet", "--input", "0", "30", "3"], "at least 1"),
         (["lenet5", "--model.options.poling", "max"], "--model.options.pooling"),
+        (["mlp", "--model.num-classes", "0"], "num_classes of mlp is 0; expected at least 1"),
+        (["mlp", "--figure", "."], "expected a file name that ends in .pdf or .png"),
+        (["mlp", "--figure", "m.svg"], "expected a file name that ends in .pdf or .png"),
     ],
 )
 def test_the_command_refuses(capsys, arguments, message):
     status, out, err = invoke(capsys, "summary", *arguments)
-    assert status in (1, 2)
+    assert status == 2
     assert out == ""
     assert message in err

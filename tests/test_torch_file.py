@@ -148,15 +148,29 @@ def test_a_state_dict_is_taken_out_of_its_checkpoint(torch, tmp_path, zipped):
         "shape": torch.Size([2, 3]),
         "device": torch.device("cpu"),
         "dtype": torch.float16,
+        "best": np.float64(0.5),
     }
     plain = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    contents = (module.state_dict(), parallel, {**checkpoint, "state_dict": parallel}, {**checkpoint, "model": plain})
+    compiled = {f"_orig_mod.{name}": tensor for name, tensor in parallel.items()}
+    contents = (
+        module.state_dict(),
+        parallel,
+        {**checkpoint, "state_dict": parallel},
+        {**checkpoint, "model_state_dict": compiled},
+        {**checkpoint, "model": plain},
+    )
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.pth"
         if "model" in content:
             content["model"] = module.state_dict()
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         assert_same(torch_file.read(path), plain)
+
+
+def test_a_tensor_that_repeats_numbers_is_explained(torch, tmp_path):
+    torch.save({"w": torch.zeros(1).expand(64)}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"of shape \(64,\) that repeats 1 numbers; expected one that has its own"):
+        torch_file.read(tmp_path / "weights.pth")
 
 
 def test_the_published_files_are_read(real_data):
@@ -420,28 +434,3 @@ def test_a_mutated_file_loads_or_is_refused(file, tmp_path, nothing_runs, reques
                 assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())
     assert loaded > 20
     assert refused > 400
-
-
-# ---- writing
-
-
-def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path):
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"weights\.pth exists"):
-        torch_file.write(path, tensors())
-    assert path.read_bytes() == b"mine"
-    with pytest.raises(InputError, match=r"'\.ckpt'; expected \.pth, \.pt, \.th, \.safetensors"):
-        torch_file.write(tmp_path / "weights.ckpt", tensors())
-    with pytest.raises(InputError, match="not a folder"):
-        torch_file.write(tmp_path / "no" / "weights.pth", tensors())
-    with pytest.raises(KeyError):
-        torch_file.write(tmp_path / "complex.pth", {"w": np.ones(2, complex)})
-    assert os.listdir(tmp_path) == ["weights.pth"]
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.pth cannot be read: No such file"):
-        torch_file.read(tmp_path / "nowhere.pth")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        torch_file.read(tmp_path)

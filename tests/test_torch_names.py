@@ -117,6 +117,18 @@ def test_a_mismatch_lists_what_is_missing_extra_and_of_another_shape(small):
     )
 
 
+def test_another_width_is_not_called_another_number_of_classes(small):
+    tensors = torch_names.to_torch(NAMES, small)
+    for changed in (
+        {"fc.0.weight": np.zeros((9, 120), np.float32), "fc.0.bias": np.zeros(9, np.float32)},
+        {"fc.2.weight": np.zeros((5, 9), np.float32)},
+        {"fc.2.weight": np.zeros((10, 9), np.float32), "fc.2.bias": np.zeros(10, np.float32)},
+    ):
+        with pytest.raises(InputError, match="of another shape") as caught:
+            torch_names.from_torch(NAMES, {**tensors, **changed}, small)
+        assert "classes" not in str(caught.value)
+
+
 def test_a_head_for_other_classes_is_called_that_and_can_be_skipped(small):
     tensors = torch_names.to_torch(NAMES, random_state(Small(num_classes=10), SHAPE, seed=1))
     with pytest.raises(InputError, match="; the file is for 10 classes, the network for 5"):

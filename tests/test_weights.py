@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,8 @@ from jaxcnn import state as states
 from jaxcnn.config import DataConfig, ModelSpec
 from jaxcnn.data import imagenet, photographs
 from jaxcnn.errors import InputError
-from jaxcnn.interop import fitting, torch_file, weights
+from jaxcnn.interop import fitting, torch_file, torch_names, weights
+from jaxcnn.loading import convert, load_named
 from jaxcnn.train.evaluate import evaluate_dataset, evaluate_photographs
 from jaxcnn.train.loop import train
 
@@ -40,6 +42,16 @@ def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def make(spec: ModelSpec = SPEC, seed: int = 0):
     return states.create(models.from_spec(spec), jax.random.key(seed), spec.input_shape)
+
+
+def zeros(model, input_shape):
+    state = jax.eval_shape(lambda: states.create(model, jax.random.key(0), input_shape))
+    return fitting.filled(state, {path: np.zeros(leaf.shape) for path, leaf in fitting.leaves(state).items()})
+
+
+def write_foreign(path, state) -> None:
+    """Writes what PyTorch would: a file that does not say which network it is for."""
+    torch_file.write(path, torch_names.to_torch(models.torch_names(NAME), state))
 
 
 def assert_equal(left, right) -> None:
@@ -81,9 +93,59 @@ def test_a_native_file_says_itself_which_network_it_is_for(tmp_path):
         jaxcnn.load(path, num_classes=3)
 
 
+@pytest.mark.parametrize("suffix", [weights.NATIVE, *torch_file.SUFFIXES])
+def test_every_format_notes_the_network(tmp_path, suffix):
+    path, state = tmp_path / f"lenet{suffix}", make()
+    weights.write(path, SPEC, state)
+    assert weights.described(path) == SPEC
+    assert weights.standardisation(path, NAME) == ((0.25,), (0.5,))
+    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 1), np.float32))
+    expected = models.from_spec(SPEC).apply(state.variables, images, train=False)
+    for source in ({"source": path}, {"source": NAME, "weights": path}):
+        model, loaded = jaxcnn.load(**source)
+        np.testing.assert_array_equal(model.apply(loaded.variables, images, train=False), expected)
+    assert jaxcnn.load(NAME, weights=path, activation="tanh")[0].activation == "tanh"
+    for name, target in ((None, "again.npz"), (NAME, "again.pth"), (None, "again.safetensors")):
+        convert(path, tmp_path / target, model=name)
+        assert weights.described(tmp_path / target) == SPEC
+        assert_equal(weights.restore(tmp_path / target, NAME, make(seed=1)), state)
+    with pytest.raises(InputError, match="is for lenet5; expected mlp"):
+        convert(path, tmp_path / "other.npz", model="mlp")
+
+
+def test_pytorch_reads_a_file_that_notes_its_network(tmp_path, torch):
+    weights.write(tmp_path / "lenet.pth", SPEC, make())
+    loaded = torch.load(tmp_path / "lenet.pth", weights_only=True)
+    assert {name: tuple(tensor.shape) for name, tensor in loaded.items()} == {
+        name: tensor.shape for name, tensor in torch_file.read(tmp_path / "lenet.pth").items()
+    }
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_are_built_where_the_file_has_them(tmp_path, name):
+    for auxiliary in (False, True):
+        model = models.create(name, num_classes=3, auxiliary=auxiliary)
+        state = zeros(model, models.facts(name).input_shape)
+        path = tmp_path / f"{auxiliary}.pth"
+        torch_file.write(path, torch_names.to_torch(models.torch_names(name), state))
+        spec, _, loaded = load_named(name, path, num_classes=3)
+        assert spec.options["auxiliary"] is auxiliary
+        assert fitting.leaves(loaded).keys() == fitting.leaves(state).keys()
+
+
+def test_other_classes_are_never_called_imagenets(tmp_path):
+    for classes, says in ((10, "squeezenet1_1 has 10 classes"), (1000, "is for the classes 0, 1, 2, ...")):
+        model = models.create("squeezenet1_1", num_classes=classes)
+        names = tuple(map(str, range(classes)))
+        spec = ModelSpec("squeezenet1_1", {}, classes, (64, 64, 3), (0.5,), (0.5,), names)
+        weights.write(tmp_path / f"{classes}.npz", spec, zeros(model, (64, 64, 3)))
+        with pytest.raises(InputError, match=says):
+            evaluate_photographs("squeezenet1_1", tmp_path / f"{classes}.npz", tmp_path, DataConfig())
+
+
 def test_a_network_is_loaded_by_its_name(tmp_path):
     path, state = tmp_path / "lenet.pth", make()
-    weights.write(path, SPEC, state)
+    write_foreign(path, state)
     model, loaded = jaxcnn.load(NAME, weights=path, pooling="max", mean=(0.25,), std=(0.5,), activation="relu")
     assert_equal(loaded, state)
     assert int(loaded.step) == 0
@@ -141,24 +203,36 @@ def test_a_run_is_converted_there_and_back(tmp_path, capsys, monkeypatch):
         (["convert", "lenet.pth", "out.h5", "--model", "lenet5"], "out.h5 ends in '.h5'; expected .npz, .pth"),
         (["convert", "lenet.pth", "out.npz", "--model", "lenet"], "unknown model 'lenet'; did you mean lenet5"),
         (["convert", "lenet.pth", "out.npz", "--model", "mlp"], "2 missing (hidden1.bias, hidden1.weight), 8 extra"),
-        (["convert", "lenet.npz", "out.pth", "--model", "lenet5"], "lenet.npz says itself which network"),
+        (["convert", "lenet.npz", "out.pth", "--model", "mlp"], "lenet.npz is for lenet5; expected mlp"),
         (["convert", "nowhere", "out.pth"], "nowhere is not there"),
-        (["convert", ".", "out.pth"], "experiment.json"),
+        (["convert", ".", "out.pth"], ". is not a run directory: it has no experiment.json"),
+        (["convert", "pipe", "out.npz", "--model", "lenet5"], "pipe is a pipe or a device"),
+        (["convert", "lenet.npz", "dangling.npz"], "dangling.npz exists"),
+        (["convert", "lenet.npz", f"{'x' * 300}.npz"], "x.npz cannot be written: File name too long"),
+        (["evaluate", "lenet.pth"], "lenet.pth is a file; expected a run directory, or MODEL --weights lenet.pth"),
+        (["evaluate", "lenet5", "--weights", "lenet.pth", "--dataset", "digits", "--checkpoint", "0"], "--checkpoint"),
+        (["evaluate", "lenet5", "--weights", "lenet.pth", "--images", ".", "--split", "test"], "--split and"),
+        (["evaluate", "lenet5", "--weights", "lenet.pth", "--images", ".", "--data.directory", "."], "--split and"),
+        (["evaluate", "run", "--batch-size", "3"], "go with --weights FILE"),
         (["convert", "broken.npz", "out.pth"], "broken.npz is no .npz"),
         (["evaluate", "lenet5", "--weights", "lenet.pth"], "--images FOLDER or --dataset NAME"),
         (["evaluate", "lenet5", "--dataset", "digits"], "go with --weights FILE"),
         (["evaluate", "lenet5", "--weights", "lenet.pth", "--images", "."], "lenet5 has 10 classes; expected"),
         (["evaluate", "lenet5", "--weights", "lenet.pth", "--dataset", "digit"], "digit"),
-        (["evaluate", "alexnet", "--weights", "lenet.pth", "--images", "."], "holds no pictures"),
-        (["evaluate", "alexnet", "--weights", "lenet.pth", "--images", ".", "--image-size", "300"], "the crop is 300"),
+        (["evaluate", "lenet5", "--weights", "thousand.npz", "--images", "."], "holds no pictures"),
+        (["evaluate", "alexnet", "--weights", "lenet.npz", "--images", "."], "is for lenet5; expected alexnet"),
         (["evaluate", "cifar_resnet20", "--weights", "x.pth", "--dataset", "digits"], "x.pth cannot be read"),
     ],
 )  # fmt: skip
 def test_mistakes_on_the_command_line(tmp_path, capsys, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    for suffix in (".pth", ".npz"):
-        weights.write(tmp_path / f"lenet{suffix}", SPEC, make())
+    write_foreign(tmp_path / "lenet.pth", make())
+    weights.write(tmp_path / "lenet.npz", SPEC, make())
+    thousand = dataclasses.replace(SPEC, num_classes=1000, class_names=())
+    weights.write(tmp_path / "thousand.npz", thousand, make(thousand))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling.npz").symlink_to("nowhere")
     (tmp_path / "broken.npz").write_bytes(b"no archive")
     status, out, err = invoke(capsys, *arguments)
     assert (status, out) == (2, "")
@@ -249,6 +323,8 @@ def test_the_layouts_of_a_folder_of_photographs(tmp_path):
         picture(tmp_path / path)
         with pytest.raises(InputError, match=says):
             photographs.open_photographs(tmp_path / path.split("/")[0], (16, 16, 3), 18)
+    with pytest.raises(InputError, match="the crop is 300 pixels"):
+        photographs.open_photographs(tmp_path / "mine", (300, 300, 3), 256)
     with pytest.raises(InputError, match="nowhere is not there"):
         photographs.open_photographs(tmp_path / "nowhere", (16, 16, 3), 18)
 
@@ -295,7 +371,7 @@ def test_the_published_cifar_network_scores_what_pytorch_scores(real_data):
     # On the original pixels it is 0.9178; this copy of CIFAR-10 is JPEG-compressed, and PyTorch gives 0.8103 on it.
     assert scores.examples == 10_000
     assert abs(scores.top1 - 0.8103) < 0.0005
-    with pytest.raises(InputError, match="the file is for 10 classes, the network for 1000|channels"):
+    with pytest.raises(InputError, match="mnist has images of 1 channels; expected 3"):
         evaluate_dataset(
             "cifar_resnet20",
             real_data / "weights" / "resnet20_cifar10.th",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +27,30 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     Raises:
       InputError: the file cannot be opened, or the block raised anything.
     """
+    with doubted(path), open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("is a pipe or a device; expected a file of weights")
+        yield file, status.st_size
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Without this flag, to open a pipe is to wait until somebody writes to it.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+@contextlib.contextmanager
+def doubted(path: Path) -> Iterator[None]:
+    """Turns whatever the contents of a file lead the block to raise into one sentence about the file.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: the block raised anything.
+    """
     try:
-        with path.open("rb") as file:
-            yield file, os.fstat(file.fileno()).st_size
+        yield
     except InputError as error:
         raise InputError(f"{path} {_shortened(error)}") from None
     except OSError as error:
@@ -96,18 +119,31 @@ def created(path: Path) -> Iterator[IO[bytes]]:
       The file to write to.
 
     Raises:
-      InputError: the file exists, or its folder does not.
+      InputError: the file exists, its folder does not, or the system refuses to write it.
     """
-    if path.exists():
-        raise InputError(f"{path} exists; expected the name of a new file")
-    if not path.parent.is_dir():
+    taken = InputError(f"{path} exists; expected the name of a new file")
+    if os.path.lexists(path):
+        raise taken
+    if not os.path.isdir(path.parent):
         raise InputError(f"{path.parent} is not a folder; expected an existing one for {path.name}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long is found before the work is done
         with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            os.link(partial, path)  # unlike a renaming, it overwrites nothing that has appeared meanwhile
+        except FileExistsError:
+            raise taken from None
+        except OSError:  # a file system without links
+            if os.path.lexists(path):
+                raise taken from None
+            partial.rename(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -31,8 +31,16 @@ def filled(state: State, values: Mapping[str, np.ndarray]) -> State:
     return state.replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}), ema_params=averaged)
 
 
+def last_layer(path: str) -> bool:
+    """Whether "params/aux1/head/kernel" belongs to a layer with an output for each class."""
+    return path.split("/")[-2] == "head"
+
+
 def compare(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], surplus: Callable[[str], bool]
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    surplus: Callable[[str], bool],
+    heads: Mapping[str, int],
 ) -> None:
     """Compares the shapes of a file with those of a network.
 
@@ -40,6 +48,7 @@ def compare(
       found: shapes in the file, by name.
       expected: shapes of the network, by the same names.
       surplus: which names the network can do without.
+      heads: of the names of last layers, the axis of the classes.
 
     Raises:
       InputError: they differ; the message lists some names that are missing, surplus and of another shape.
@@ -55,13 +64,15 @@ def compare(
     ]
     if not differences:
         return
-    # What differs by the same numbers everywhere, and in one place of the shape, is a head for other classes.
-    pairs = [list(zip(found[name], expected[name], strict=False)) for name in other if len(found[name])]
-    changes = {pair for shape in pairs for pair in shape if pair[0] != pair[1]}
     classes = ""
-    if not missing and not extra and len(changes) == 1:
-        ((was, wanted),) = changes
-        classes = f"; the file is for {was} classes, the network for {wanted}"
+    if not missing and not extra and all(name in heads and len(found[name]) == len(expected[name]) for name in other):
+        pairs = {(found[name][heads[name]], expected[name][heads[name]]) for name in other}
+        if len(pairs) == 1 and all(
+            np.array_equal(np.delete(found[name], heads[name]), np.delete(expected[name], heads[name]))
+            for name in other
+        ):
+            ((was, wanted),) = pairs
+            classes = f"; the file is for {was} classes, the network for {wanted}"
     raise InputError(f"does not fit the network: {', '.join(differences)}{classes}")
 
 

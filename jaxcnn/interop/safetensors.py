@@ -13,6 +13,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.interop.torch_pickle import DTYPES
 
 _HEADER_LIMIT = 2**25
+_NOTE = "jaxcnn"
 
 _NAMES = {
     "F64": "float64",
@@ -36,15 +37,15 @@ def recognised(start: bytes, size: int) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
-def read(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
-    """The tensors of an open file.
+def read(file: IO[bytes], size: int) -> tuple[dict[str, np.ndarray], str | None]:
+    """The tensors of an open file, and what `write` noted beside them.
 
     Args:
       file: at its beginning.
       size: in bytes.
 
     Returns:
-      Tensors by name.
+      Tensors by name, and the note, None where there is none.
 
     Raises:
       InputError: the header is not one, or a tensor does not lie inside the file.
@@ -53,7 +54,7 @@ def read(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
     if length > min(_HEADER_LIMIT, size - 8):
         raise InputError(f"has a header of {length} bytes; expected at most {min(_HEADER_LIMIT, size - 8)}")
     header = json.loads(file.read(length), object_pairs_hook=_without_repetition)
-    header.pop("__metadata__", None)
+    note = header.pop("__metadata__", {}).get(_NOTE)
     data = file.read()
     taken = 0
     tensors = {}
@@ -74,7 +75,7 @@ def read(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
         taken = last
     if taken != len(data):
         raise InputError(f"has {len(data) - taken} bytes behind its last tensor; expected none")
-    return tensors
+    return tensors, note
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,16 +84,17 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def write(file: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
+def write(file: IO[bytes], tensors: Mapping[str, np.ndarray], note: str | None) -> None:
     """Writes tensors to an open file.
 
     Args:
       file: an empty file.
       tensors: by name.
+      note: any text to keep beside them.
     """
     codes = {DTYPES[dtype]: code for code, dtype in _NAMES.items()}
     # PyTorch's own reader asks for this entry.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | ({} if note is None else {_NOTE: note})}
     first = 0
     for name, tensor in tensors.items():
         offsets = [first, first + tensor.nbytes]

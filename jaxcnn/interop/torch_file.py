@@ -16,7 +16,9 @@ from jaxcnn.interop.torch_pickle import Reader, Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_WRAPPERS = ("state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_NOTE = "jaxcnn.json"
 
 PICKLED = (".pth", ".pt", ".th")
 SUFFIXES = (*PICKLED, ".safetensors")
@@ -26,8 +28,9 @@ SUFFIXES = (*PICKLED, ".safetensors")
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file, with no code of it run and PyTorch not needed.
 
-    A dictionary under "state_dict" or "model" is taken out of its checkpoint, and "module." before every name (which
-    PyTorch's parallel wrapper writes) is removed. What is no tensor is left out.
+    A dictionary under "state_dict", "model_state_dict" or "model" is taken out of its checkpoint, and "module." and
+    "_orig_mod." before every name (which PyTorch's parallel and compiled modules write) are removed. What is no tensor
+    is left out.
 
     Args:
       path: a state dict or checkpoint that torch.save wrote, in either of its formats, or a safetensors file.
@@ -38,20 +41,25 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: the file is none of these, is damaged, or asks for anything but tensors.
     """
+    return read_noted(path)[0]
+
+
+def read_noted(path: str | Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """What `read` gives, and the note that `write` was given, None where the file has none."""
     with opened(Path(path)) as (file, size):
         start = file.read(16)
         file.seek(0)
         if start.startswith(b"PK\x03\x04"):
             return _read_zip(file, size)
         if safetensors.recognised(start, size):
-            tensors: dict[str, Any] = safetensors.read(file, size)
-            return _unwrapped(tensors, np.ndarray)
+            tensors, note = safetensors.read(file, size)
+            return _unwrapped(tensors, np.ndarray), note
         if start.startswith(b"\x80"):
-            return _read_legacy(file, size)
+            return _read_legacy(file, size), None
         raise InputError("is no file of PyTorch's; expected what torch.save writes, or safetensors")
 
 
-def _read_zip(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
+def _read_zip(file: IO[bytes], size: int) -> tuple[dict[str, np.ndarray], str | None]:
     archive = Archive(file, size)
     pickles = [name for name in archive.names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
@@ -69,7 +77,8 @@ def _read_zip(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
             continue
         contents[storage.key] = archive.read(f"{folder}data/{storage.key}")
         _check_length(storage, len(contents[storage.key]))
-    return {name: tensor.view(contents[tensor.storage.key]) for name, tensor in tensors.items()}
+    note = archive.read(folder + _NOTE).decode() if folder + _NOTE in archive.names else None
+    return {name: tensor.view(contents[tensor.storage.key]) for name, tensor in tensors.items()}, note
 
 
 def _read_legacy(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
@@ -123,17 +132,18 @@ def _unwrapped(tree: Any, kind: type) -> dict[str, Any]:
     if not tensors:
         entries = ", ".join(ascii(name) for name in list(tree)[:5]) or "nothing"
         raise InputError(f"holds no tensors but {entries}; expected a state dict: tensors by name")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write(path: str | Path, tensors: Mapping[str, np.ndarray], note: str | None = None) -> None:
     """Writes a state dict that PyTorch loads: `torch.load(path, weights_only=True)`, or safetensors' own reader.
 
     Args:
       path: a new file; its suffix chooses the format.
       tensors: by name, in the order in which they are written.
+      note: any text to keep in the file, which PyTorch does not look at.
 
     Raises:
       InputError: the file exists, or its suffix is none of `SUFFIXES`.
@@ -143,12 +153,12 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         raise InputError(f"{path} ends in {path.suffix!r}; expected {', '.join(SUFFIXES)}")
     with created(path) as file:
         if path.suffix == ".safetensors":
-            safetensors.write(file, tensors)
+            safetensors.write(file, tensors, note)
         else:
-            _write_zip(file, tensors)
+            _write_zip(file, tensors, note)
 
 
-def _write_zip(file: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
+def _write_zip(file: IO[bytes], tensors: Mapping[str, np.ndarray], note: str | None) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, content: bytes | memoryview) -> None:
@@ -161,3 +171,5 @@ def _write_zip(file: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:
         for key, tensor in enumerate(tensors.values()):
             add(f"data/{key}", tensor.tobytes())
         add("version", b"3\n")
+        if note is not None:
+            add(_NOTE, note.encode())

@@ -44,6 +44,7 @@ def from_torch(
         {name: tensor.shape for name, tensor in tensors.items() if name.rpartition(".")[2] != _COUNTER},
         {torch_names[path]: _torch_shape(names, path, leaf.shape) for path, leaf in own.items() if path not in kept},
         lambda name: name.startswith(surplus),
+        {torch_names[path]: 0 for path in own if fitting.last_layer(path)},
     )
     values = {}
     for path in own.keys() - kept:

@@ -61,6 +61,11 @@ _ALLOWED = {
     "torch.storage UntypedStorage",
     *(f"torch {name}" for name in _STORAGES),
     *(f"torch {name}" for name in DTYPES),
+    # A score in a checkpoint is often a number of NumPy's; it is left out, as all that is no tensor.
+    "numpy dtype",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "_codecs encode",
 }
 
 
@@ -104,6 +109,11 @@ class Tensor:
         """
         numbers = np.frombuffer(data, self.dtype)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        if math.prod(self.shape) > len(numbers) > last >= 0:
+            raise InputError(
+                f"has a tensor of shape {self.shape} that repeats {len(numbers)} numbers; expected one that has its "
+                "own, as PyTorch's contiguous() gives"
+            )
         if math.prod(self.shape) > len(numbers) or (0 not in self.shape and last >= len(numbers)):
             raise InputError(
                 f"has a tensor of shape {self.shape} on {len(numbers)} numbers; expected it to lie inside them"
@@ -275,6 +285,8 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             return size
         case "device", _:
             return None
+        case "dtype" | "scalar" | "encode", _:
+            return {}
         case "_rebuild_parameter", (Tensor() as tensor, _, _):
             return tensor
         case "_rebuild_tensor", (storage, offset, shape, strides):

@@ -41,6 +41,13 @@ class ImageModel(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
+    def __post_init__(self) -> None:
+        """Checks the dropout, of the networks that have it."""
+        dropout = getattr(self, "dropout", 0.0)
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout is {dropout}; expected a probability in [0, 1)")
+        super().__post_init__()
+
     def standardize(self, images: ArrayLike) -> Array:
         """x = (image - mean) / std, per channel.
 

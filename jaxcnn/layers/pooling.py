@@ -102,13 +102,14 @@ class AveragePool(nn.Module):
         """Pools [N, H, W, C]; raises InputError if the map is smaller than the window."""
         window, strides = _pair(self.window), _pair(self.window if self.strides is None else self.strides)
         asked, added = _sides(x, window, strides, self.padding, self.ceil_mode)
-        total = _reduce(x, 0.0, lax.add, window, strides, asked, added)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # half precision would round every partial sum
+        total = _reduce(wide, 0.0, lax.add, window, strides, asked, added)
         counts = []
         for n, k, s, (low, high), (_, more) in zip(x.shape[1:3], window, strides, asked, added, strict=True):
             real = np.ones(n + low + high) if self.count_padding else np.pad(np.ones(n), (low, high))
             counts.append(np.convolve(np.pad(real, (0, more)), np.ones(k), "valid")[::s])
-        share = jnp.asarray(1 / np.outer(*counts), x.dtype)
-        return total * share[None, :, :, None]
+        share = jnp.asarray(1 / np.outer(*counts), total.dtype)
+        return (total * share[None, :, :, None]).astype(x.dtype)
 
 
 class AdaptiveAveragePool(nn.Module):
@@ -126,8 +127,9 @@ class AdaptiveAveragePool(nn.Module):
         size = _pair(self.output_size)
         if x.shape[1:3] == size:
             return x
-        rows, columns = (jnp.asarray(_shares(n, m), x.dtype) for n, m in zip(x.shape[1:3], size, strict=True))
-        return jnp.einsum("nhwc,ph,qw->npqc", x, rows, columns, precision=lax.Precision.HIGHEST)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        rows, columns = (jnp.asarray(_shares(n, m), wide.dtype) for n, m in zip(x.shape[1:3], size, strict=True))
+        return jnp.einsum("nhwc,ph,qw->npqc", wide, rows, columns, precision=lax.Precision.HIGHEST).astype(x.dtype)
 
 
 def _shares(inputs: int, outputs: int) -> np.ndarray:
@@ -144,5 +146,5 @@ class GlobalAveragePool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n c"]:
-        """Maps [N, H, W, C] to [N, C]."""
-        return x.mean(axis=(1, 2))
+        """Maps [N, H, W, C] to [N, C], in at least float32, as the last layer takes it."""
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))

@@ -75,7 +75,7 @@ def create(name: str, **fields: Any) -> ImageModel:
       A linen module that maps images [N, H, W, C] in [0, 1] to logits [N, num_classes].
 
     Raises:
-      InputError: no such model or option, or an option of another type; the message lists what is known.
+      InputError: no such model or option, an option of another type, or no classes; the message lists what is known.
     """
     entry, known = _find(name), options(name)
     for option, value in fields.items():
@@ -87,6 +87,9 @@ def create(name: str, **fields: Any) -> ImageModel:
         swapped = kind is str and callable(value)
         if not (swapped or type(value) is kind or (kind is float and type(value) is int)):
             raise InputError(f"option {option} of {name} is {value!r}; expected {kind.__name__}")
+    num_classes = fields.get("num_classes", entry.facts.num_classes)
+    if num_classes < 1:
+        raise InputError(f"num_classes of {name} is {num_classes}; expected at least 1")
     return entry.module(**{"num_classes": entry.facts.num_classes, **entry.defaults, **fields, **entry.fixed})
 
 

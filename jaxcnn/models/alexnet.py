@@ -123,6 +123,7 @@ MODELS = {
             differs="The paper says 224x224; its 55x55 map of conv1 (11x11, stride 4) needs 227x227. Its colour "
             "augmentation and mean image belong to the data, not to the network.",
         ),
+        torch_names=TorchNames(flattened={"fc6": (6, 6)}),
     ),
     "alexnet": Registration(
         AlexNet,

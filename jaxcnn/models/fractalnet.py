@@ -17,6 +17,7 @@ from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import glorot_uniform
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
+from jaxcnn.layers.stochastic_depth import BATCH_RNG
 from jaxcnn.models.registration import Facts, Registration
 
 _FACTORS = (1, 2, 4, 8, 8)  # of the width, block by block
@@ -40,12 +41,12 @@ class Unit(nn.Module):
         return activations.get(self.activation)(x)
 
 
-def local_paths(key: Array, examples: int, inputs: int, probability: float) -> Bool[Array, "n inputs"]:
-    """Which inputs of a join each example keeps: each is dropped with the probability, and one at least stays.
+def local_paths(key: Array, decisions: int, inputs: int, probability: float) -> Bool[Array, "n inputs"]:
+    """Which inputs of a join are kept: each is dropped with the probability, and one at least stays.
 
     Args:
       key: a typed key.
-      examples: N.
+      decisions: N, the examples, or 1 for all of them together.
       inputs: of the join.
       probability: with which an input is dropped, in [0, 1].
 
@@ -53,13 +54,13 @@ def local_paths(key: Array, examples: int, inputs: int, probability: float) -> B
       [N, inputs].
     """
     dropping, saving = jax.random.split(key)
-    keep = jax.random.bernoulli(dropping, 1 - probability, (examples, inputs))
-    saved = jax.random.randint(saving, (examples, 1), 0, inputs) == jnp.arange(inputs).reshape(1, -1)
+    keep = jax.random.bernoulli(dropping, 1 - probability, (decisions, inputs))
+    saved = jax.random.randint(saving, (decisions, 1), 0, inputs) == jnp.arange(inputs).reshape(1, -1)
     return keep | (saved & ~keep.any(axis=1, keepdims=True))
 
 
 def join(inputs: list[Array], keep: Bool[Array, "n inputs"] | None) -> Array:
-    """Elementwise mean of the inputs [N, H, W, C] that each example keeps; of all where `keep` is None."""
+    """Elementwise mean of the inputs [N, H, W, C] that each example, or the whole batch, keeps; None keeps all."""
     if keep is None:
         return sum(inputs[1:], inputs[0]) / len(inputs)
     share = (keep / keep.sum(axis=1, keepdims=True)).astype(inputs[0].dtype)
@@ -78,7 +79,8 @@ class Block(nn.Module):
       column: run this column alone, counted from 1, the shortest; 0 runs all and joins them.
       features: output channels.
       dropout: probability with which a convolution's value is dropped in training.
-      drop_path: probability with which an input of a join is dropped in training, for examples with local drop-path.
+      drop_path: probability with which an input of a join is dropped in training, where paths are dropped locally.
+      per_sample: decide for every example.
       activation: after each batch norm.
       dtype: arithmetic.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
@@ -89,6 +91,7 @@ class Block(nn.Module):
     features: int
     dropout: float
     drop_path: float
+    per_sample: bool
     activation: Activation
     dtype: Any
     axis_name: str | None
@@ -99,7 +102,8 @@ class Block(nn.Module):
 
         Args:
           x: the input.
-          chosen: the column that each example keeps alone, or 0 where paths are dropped locally; None keeps all.
+          chosen: the column that each example, or the whole batch, keeps alone, or 0 where paths are dropped locally;
+            None keeps all.
           train: whether units drop values and batch norm uses the batch's statistics.
 
         Returns:
@@ -126,9 +130,10 @@ class Block(nn.Module):
     def _keep(self, columns: list[int], chosen: Array | None) -> Array | None:
         if chosen is None:
             return None
-        local = local_paths(self.make_rng("dropout"), len(chosen), len(columns), self.drop_path)
+        key = self.make_rng("dropout" if self.per_sample else BATCH_RNG)
+        local = local_paths(key, len(chosen), len(columns), self.drop_path)
         alone = chosen.reshape(-1, 1) == jnp.array(columns).reshape(1, -1)
-        # A join without the chosen column lies on none of that column's path: what it passes on does not matter.
+        # A join without the chosen column lies on none of that column's path: nothing it passes on is kept.
         return jnp.where((chosen > 0).reshape(-1, 1) & alone.any(axis=1, keepdims=True), alone, local)
 
 
@@ -143,7 +148,9 @@ class FractalNet(ImageModel):
       dropout: probability with which a value is dropped in the last block in training; from none in the first block it
         grows by equal steps.
       drop_path: probability with which an input of a join is dropped in training; one at least always stays.
-      global_share: share of the examples in training, in [0, 1], that keep one column of the network alone instead.
+      global_share: share of the training steps, in [0, 1], in which one column of the network is kept alone instead.
+      per_sample: draw the paths for every example instead of once for the batch, which is the published form. What
+        other examples send through a path then enters its batch statistics.
       activation: after each batch norm.
     """
 
@@ -153,6 +160,7 @@ class FractalNet(ImageModel):
     dropout: float = 0.4
     drop_path: float = 0.15
     global_share: float = 0.5
+    per_sample: bool = False
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
@@ -170,13 +178,14 @@ class FractalNet(ImageModel):
         x = self.standardize(images)
         chosen = None
         if train and not self.is_initializing():
-            sharing, choosing = jax.random.split(self.make_rng("dropout"))
-            chosen = jax.random.randint(choosing, x.shape[:1], 1, self.columns + 1)
-            chosen = jnp.where(jax.random.bernoulli(sharing, self.global_share, x.shape[:1]), chosen, 0)
+            sharing, choosing = jax.random.split(self.make_rng("dropout" if self.per_sample else BATCH_RNG))
+            decisions = (len(x) if self.per_sample else 1,)
+            chosen = jax.random.randint(choosing, decisions, 1, self.columns + 1)
+            chosen = jnp.where(jax.random.bernoulli(sharing, self.global_share, decisions), chosen, 0)
         column = 0 if train or self.is_initializing() else self.column
         for i, factor in enumerate(_FACTORS):
             dropout = self.dropout * i / (len(_FACTORS) - 1)
-            fields = (dropout, self.drop_path, self.activation, self.dtype, self.axis_name)
+            fields = (dropout, self.drop_path, self.per_sample, self.activation, self.dtype, self.axis_name)
             block = Block(self.columns, column, factor * self.width, *fields, name=f"block{i + 1}")
             x = block(x, chosen, train=train)
         x = GlobalAveragePool(name="average")(x)
@@ -202,10 +211,7 @@ def _register(columns: int, width: int, counts: tuple[int, int], printed: str, a
     )
 
 
-_JOIN = (
-    "As in the paper's experiments, the last join of a block comes after the max pooling. Each example draws its own "
-    "drop-path. "
-)
+_JOIN = "As in the paper's experiments, the last join of a block comes after the max pooling. "
 
 MODELS = {
     "fractalnet20": _register(
@@ -224,7 +230,7 @@ MODELS = {
         32,
         (19_040_714, 510_790_144),
         "22.9 million",
-        "none published for these channels",
+        "none for this network: the paper's table 1 has a 40-layer net of 22.9 million parameters",
         f"{_JOIN}Four columns; the paper reduces the channels, by how much is not certain: half of those of 20 layers "
         "here, 19.1 million parameters where 22.9 million are printed.",
     ),

@@ -31,11 +31,8 @@ class MLP(ImageModel):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        if self.width < 1 or self.depth < 0 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"mlp has width {self.width}, depth {self.depth}, dropout {self.dropout}; "
-                "expected width >= 1, depth >= 0 and dropout in [0, 1)"
-            )
+        if self.width < 1 or self.depth < 0:
+            raise InputError(f"mlp has width {self.width} and depth {self.depth}; expected width >= 1 and depth >= 0")
         super().__post_init__()
 
     @nn.compact

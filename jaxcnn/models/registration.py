@@ -11,7 +11,7 @@ from jaxcnn.layers.image_model import ImageModel
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the published evaluation turns a picture into the network's input.
+    """How published weights, or where there are none PyTorch's by custom, want a picture turned into the input.
 
     Attributes:
       resize: shorter side in pixels that the picture is scaled to (bilinear) before the central crop of the input's
@@ -43,7 +43,7 @@ class Facts:
       accuracy: the published result and its protocol.
       published_parameters: as the paper prints them, or "" where it does not.
       published_operations: as the paper prints them, with its unit, or "" where it does not.
-      preprocessing: of the published evaluation.
+      preprocessing: that weights in circulation expect; papers before 2015 subtract a mean and divide by nothing.
       smallest: least height and width in pixels that the architecture allows.
       differs: how implementations differ from the paper, this one among them, or "".
     """

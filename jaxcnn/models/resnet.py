@@ -16,7 +16,7 @@ from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.image_model import ImageModel
-from jaxcnn.layers.initializers import he_normal
+from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
 
@@ -65,7 +65,7 @@ class Block(nn.Module):
         activation = activations.get(self.activation)
 
         def conv(x: Array, features: int, kernel: int, stride: int, groups: int, name: str, norm: str) -> Array:
-            fields = {"use_bias": False, "kernel_init": he_normal, "dtype": self.dtype, "name": name}
+            fields = {"use_bias": False, "kernel_init": he_normal_fan_out, "dtype": self.dtype, "name": name}
             x = Conv(features, kernel, stride, kernel // 2, groups, **fields)(x)
             return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=norm)(x, train=train)
 
@@ -136,7 +136,7 @@ class ResNet(ImageModel):
             "axis_name": self.axis_name,
         }
         x = self.standardize(images)
-        x = Conv(64, 7, 2, 3, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem")(x)
+        x = Conv(64, 7, 2, 3, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype, name="stem")(x)
         x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
         x = MaxPool(3, 2, padding=1, name="pool")(activations.get(self.activation)(x))
         for i, blocks in enumerate(BLOCKS[self.depth]):
@@ -162,6 +162,7 @@ def torchvision_name(path: str) -> str:
 _HE = "He, Zhang, Ren & Sun, Deep residual learning for image recognition"
 _TORCHVISION = "ILSVRC-2012 validation top-1 {} %, top-5 {} %, one crop (torchvision's weights)"
 _TEN_CROPS = "ILSVRC-2012 validation top-1 error {} %, top-5 {} %, ten crops (table 3)"
+_V1_SHALLOW = "ILSVRC-2012 validation top-1 error {}, ten crops (table {})"
 _UNTESTED = "none published in this form"
 _STRIDE = (
     "The paper strides in a bottleneck's first 1x1 convolution; torchvision, and this network, in its 3x3 (ResNet "
@@ -244,6 +245,20 @@ MODELS = {
         differs=f"The depth is that paper's. {_STRIDE}",
         depth=200,
         early_stride=False,
+    ),
+    "resnet18_v1": _register(
+        (11_689_512, 1_814_073_344),
+        _V1_SHALLOW.format("27.88 %", "2"),
+        operations="1.8 billion multiply-adds (table 1)",
+        differs=_SHORTCUT,
+        depth=18,
+    ),
+    "resnet34_v1": _register(
+        (21_797_672, 3_663_761_408),
+        _V1_SHALLOW.format("24.52 % with projections where the shape changes, 25.03 % without", "3"),
+        operations="3.6 billion multiply-adds (table 1)",
+        differs=_SHORTCUT,
+        depth=34,
     ),
     "resnet50_v1": _register(
         (25_557_032, 3_857_973_248),

@@ -16,7 +16,7 @@ from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.image_model import ImageModel
-from jaxcnn.layers.initializers import he_normal
+from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
 from jaxcnn.models.resnet import BLOCKS, torchvision_name
@@ -53,7 +53,7 @@ class Block(nn.Module):
         """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
 
         def conv(x: Array, features: int, kernel: int, stride: int, name: str) -> Array:
-            fields = {"use_bias": False, "kernel_init": he_normal, "dtype": self.dtype, "name": name}
+            fields = {"use_bias": False, "kernel_init": he_normal_fan_out, "dtype": self.dtype, "name": name}
             return Conv(features, kernel, stride, kernel // 2, **fields)(x)
 
         def activate(x: Array, name: str) -> Array:
@@ -115,7 +115,7 @@ class ResNetV2(ImageModel):
         activation = activations.get(self.activation)
         norm = {"axis_name": self.axis_name, "dtype": self.dtype}
         x = self.standardize(images)
-        x = Conv(64, 7, 2, 3, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem")(x)
+        x = Conv(64, 7, 2, 3, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype, name="stem")(x)
         x = BatchNorm(**norm, name="stem_norm")(x, train=train)
         x = MaxPool(3, 2, padding=1, name="pool")(activation(x))
         for i, blocks in enumerate(BLOCKS[self.depth]):
@@ -156,10 +156,11 @@ MODELS = {
             multiply_adds=multiply_adds,
             accuracy=_ACCURACY.get(depth, "none published for this depth on ImageNet"),
             preprocessing=IMAGENET,
-            differs="As in the Torch code that the authors point to, the stem's batch norm and activation stand "
-            "before the max pooling and serve the first block too, a projection takes the pre-activated input, and a "
-            "bottleneck strides in its 3x3 convolution. TF-Slim's ResNet v2 has neither batch norm nor activation in "
-            "the stem and strides in each stage's last block instead of the next one's first.",
+            differs="As in Facebook's Torch code for ImageNet, the stem's batch norm and activation stand before the "
+            "max pooling and serve the first block too, a projection takes the pre-activated input, and a bottleneck "
+            "strides in its 3x3 convolution; the authors' own code for CIFAR strides in the first 1x1. TF-Slim's "
+            "ResNet v2 has neither batch norm nor activation in the stem and strides in each stage's last block "
+            "instead of the next one's first.",
         ),
         {"depth": depth},
         torch_names=TorchNames(torchvision_name),

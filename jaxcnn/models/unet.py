@@ -81,7 +81,8 @@ class UNet(ImageModel):
                 x = MaxPool(2, name=f"pool{level}")(x)
         for level in (4, 3, 2, 1):
             x = UpConv(self.features * 2 ** (level - 1), dtype=self.dtype, name=f"up{level}")(x)
-            x = jnp.concatenate([_crop(copies[level - 1], x.shape[1:3]), x], axis=-1)
+            x = activations.get(self.activation)(x)
+            x = jnp.concatenate([x, _crop(copies[level - 1], x.shape[1:3])], axis=-1)
             x = convolve(x, level, "up")
         return Conv(self.num_classes, 1, kernel_init=he_normal, name="head")(x.astype(jnp.float32))
 
@@ -101,7 +102,8 @@ MODELS = {
             smallest=188,
             differs="Many later versions pad with zeros, so that all pixels get a class (here with padding set to "
             "same), or add batch normalisation, which is neither published nor here. The paper does not say where its "
-            "dropout stands exactly; here it follows the two smallest scales of the contracting path.",
+            "dropout stands, that ReLUs follow the up-convolutions, or in which order maps are concatenated: the two "
+            "smallest scales of the contracting path, and the upsampled map first, are the authors' Caffe definition.",
         ),
         torch_names=TorchNames(transposed=("up1", "up2", "up3", "up4")),
     ),

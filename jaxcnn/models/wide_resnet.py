@@ -13,7 +13,7 @@ from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.image_model import ImageModel
-from jaxcnn.layers.initializers import he_normal
+from jaxcnn.layers.initializers import he_normal, he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool
 from jaxcnn.models.registration import Facts, Preprocessing, Registration
 from jaxcnn.models.resnet_v2 import Stage
@@ -45,7 +45,7 @@ class WideResNet(ImageModel):
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""
         norm = {"axis_name": self.axis_name, "dtype": self.dtype}
         x = self.standardize(images)
-        x = Conv(16, 3, padding=1, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem")(x)
+        x = Conv(16, 3, padding=1, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype, name="stem")(x)
         for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
             block = {"features": features * self.widening, "inner": 0, "dropout": self.dropout} | norm
             block["activation"] = self.activation

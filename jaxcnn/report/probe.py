@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -55,8 +56,10 @@ def probe(
     Raises:
       InputError: the weights or the data cannot be read, or do not fit together.
     """
-    if penalty <= 0 or (limit is not None and limit < 1):
-        raise InputError(f"penalty is {penalty} and limit {limit}; expected both positive")
+    if not (0 < penalty < math.inf and (limit is None or limit > 0) and seed >= 0):
+        raise InputError(
+            f"penalty is {penalty}, limit {limit} and seed {seed}; expected positive ones, and a seed of at least 0"
+        )
     model, state = load(name, weights=weights)
     training, test = (open_split(config, split, seed) for split in ("train", "test"))
     (x, y), (test_x, test_y) = (_features(model, state, source, limit, seed) for source in (training, test))

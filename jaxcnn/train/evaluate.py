@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,14 @@ class Prediction:
       label: name of its class, or None where nobody says.
       names: of the five likeliest classes, the likeliest first.
       probabilities: of those classes, in [0, 1].
+      position: of the photograph's class among those names, from 0; None where it is not, or nobody says.
     """
 
     file: str
     label: str | None
     names: tuple[str, ...]
     probabilities: tuple[float, ...]
+    position: int | None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ def evaluate_run(
     Raises:
       InputError: the run, the checkpoint or the data cannot be read.
     """
+    if os.path.isfile(directory):
+        raise InputError(f"{directory} is a file; expected a run directory, or MODEL --weights {directory}")
     model, state = load(directory, checkpoint=checkpoint)
     source, config = open_run_split(directory, split, data_directory)
     devices = jax.local_devices()
@@ -208,32 +213,34 @@ def evaluate_photographs(
       name: of the network.
       weights: see `jaxcnn.load`.
       folder: see `jaxcnn.data.photographs.open_photographs`.
-      config: batch size, storage, and height and width in pixels of the central crop, by default the published
-        input's.
+      config: batch size, storage, and height and width in pixels of the central crop, by default those that the file
+        notes, or the published input's.
 
     Raises:
       InputError: the weights do not fit the network, the network is not for ImageNet's classes, or the folder does
         not hold what it should.
     """
-    facts = models.facts(name)
-    height, width, channels = facts.input_shape
+    spec, model, state = load_named(name, weights)
+    height, width, channels = spec.input_shape
     shape = (config.image_size or height, config.image_size or width, channels)
     classes = len(imagenet.classes())
-    if facts.num_classes != classes:
-        raise InputError(f"{name} has {facts.num_classes} classes; expected ImageNet's {classes} for photographs")
-    source = open_photographs(folder, shape, facts.preprocessing.resize)
-    model, state = load(name, weights=weights)
+    if model.num_classes != classes:
+        raise InputError(f"{name} has {model.num_classes} classes; expected ImageNet's {classes} for photographs")
+    if spec.class_names not in ((), imagenet.names(), tuple(entry.synset for entry in imagenet.classes())):
+        raise InputError(f"{weights} is for the classes {', '.join(spec.class_names[:3])}, ...; expected ImageNet's")
+    source = open_photographs(folder, shape, models.facts(name).preprocessing.resize)
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
     logits, labels = map(jnp.asarray, Evaluator(model, source, config, jax.local_devices()).predict(state))
-    best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
+    shares, best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
     predictions = tuple(
         Prediction(
             file=str(path),
             label=source.class_names[label] if source.labelled else None,
             names=tuple(source.class_names[i] for i in top),
-            probabilities=tuple(shares.tolist()),
+            probabilities=tuple(row.tolist()),
+            position=top.tolist().index(label) if source.labelled and label in top else None,
         )
-        for path, label, shares, top in zip(source.paths, source.labels, *best, strict=True)
+        for path, label, row, top in zip(source.paths, source.labels, shares, best, strict=True)
     )
     if not source.labelled:
         return PhotographEvaluation(len(source), None, None, None, predictions)

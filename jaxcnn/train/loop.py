@@ -55,14 +55,26 @@ class Result:
     finished: bool
 
 
-def resolve(experiment: Experiment, source: Source) -> ModelSpec:
-    """The model that an experiment trains on `source`: its classes, its input shape, how it standardises pixels."""
+def resolve(experiment: Experiment, source: Source, directory: str | Path | None = None) -> ModelSpec:
+    """The model that an experiment trains on `source`: its classes, its input shape, how it standardises pixels.
+
+    Args:
+      experiment: what to train.
+      source: the training images.
+      directory: a run directory that may have resolved a start from weights before, and then needs them no more.
+    """
     if len(source.class_names) < 2:
         raise InputError(f"{experiment.data.dataset} has the one class {source.class_names}; expected at least two")
     mean, std = experiment.model.mean, experiment.model.std
     if mean is None or std is None:
         start = experiment.model.weights
-        mean, std = weights.standardisation(start, experiment.model.name) if start else pixel_statistics(source)
+        if start is None:
+            mean, std = pixel_statistics(source)
+        elif directory is not None and os.path.isfile(os.path.join(directory, "model.json")):
+            known = run.read(directory)[1]
+            mean, std = known.mean, known.std
+        else:
+            mean, std = weights.standardisation(start, experiment.model.name)
     return ModelSpec(
         name=experiment.model.name,
         options=models.options(experiment.model.name) | dict(experiment.model.options),
@@ -128,14 +140,20 @@ def _located(experiment: Experiment) -> Experiment:
 
 def _from_weights(experiment: Experiment, spec: ModelSpec, state: State) -> State:
     """The state with the values of the experiment's weight file, but for new last layers."""
-    if experiment.model.weights is None:
+    file = experiment.model.weights
+    if file is None:
         return state
+    described = weights.described(file)
+    for option, value in (described.options if described else {}).items():
+        # Numbers that matter show in the shapes; a word, such as the kind of activation, does not.
+        if isinstance(value, str) and spec.options.get(option, value) != value:
+            raise InputError(f"{file} has {option} {value!r}; expected {spec.options[option]!r}, as in the experiment")
     heads: set[str] = set()
     if experiment.model.new_head:
         leaves = tree_leaves_with_path(state.params)
         paths = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in leaves]
         heads = {path for path in paths if path.split("/")[-1] == "head"}  # auxiliary classifiers have theirs
-    return weights.restore(experiment.model.weights, spec.name, state, skip=sorted(heads))
+    return weights.restore(file, spec.name, state, skip=sorted(heads))
 
 
 def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
@@ -189,13 +207,14 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
 
     for source in (training, evaluation):
         pipeline.prepare(source, experiment.data, devices)  # a broken image is found before anything is written
-    spec = resolve(experiment, training)
+    spec = resolve(experiment, training, directory)
     model = models.from_spec(spec, axis_name=AXIS)
     rates = optimizers.schedule(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.create(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     state = states.create(model, jax.random.key(config.seed), spec.input_shape, optimizer)
     saved = os.path.join(directory, "checkpoints")
-    if not (os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))):
+    continued = os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))
+    if not continued:
         state = _from_weights(experiment, spec, state)  # like the images, refused before anything is written
     state = replicate(state, devices)
 
@@ -213,6 +232,8 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                     f"{directory} was trained on {progress['examples']} images, and the training split now has "
                     f"{len(training)}; restore the data or choose another --run"
                 )
+        elif continued and experiment.model.weights is not None:
+            raise CheckpointError(f"{files.checkpoints} holds no whole checkpoint; remove what is there to start anew")
         step = int(state.step)
         _require_plausible(files, step, config.checkpoint_every or steps_per_epoch)
         files.metrics.truncate(step)

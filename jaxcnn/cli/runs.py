@@ -1,0 +1,186 @@
+"""Commands that train, evaluate and show runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, peek, print_json
+from jaxcnn.config import Experiment
+from jaxcnn.errors import InputError
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """Train LeNet-5 on the bundled digits, evaluate it, and save pictures of what it learned."""
+
+    def parse(run: str = "runs/demo") -> str:
+        """Train LeNet-5 on the bundled digits, evaluate it, and save pictures of what it learned.
+
+        Args:
+          run: Run directory.
+        """
+        return run
+
+    directory = parse_arguments(parse, "demo", arguments)
+    from jaxcnn import catalog
+    from jaxcnn.report import gallery
+    from jaxcnn.train.evaluate import evaluate_run
+    from jaxcnn.train.loop import train as train_run
+
+    experiment, description = catalog.load("lenet5_digits")
+    print(description)
+    result = train_run(experiment, directory, console=console())
+    if not result.finished:
+        print(f"stopped after {result.steps} steps; the same command continues {directory}")
+        return
+    if result.images_per_second:
+        print(f"trained for {result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:,.0f} images/s")
+    else:
+        print(f"trained before, for {result.steps} steps")
+    scores = evaluate_run(directory)
+    print(f"test accuracy {scores.top1:.4f} on {scores.examples} images, loss {scores.loss:.4f}")
+    print("figures:")
+    for path in gallery.draw(directory):
+        print(f"  {path}")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train an experiment; a run directory that exists is continued."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--SETTING VALUE ...]\n\n"
+            "Train an experiment; a run directory that exists is continued.\n"
+            "`jaxcnn experiments` lists the experiments, `jaxcnn train EXPERIMENT --help` the settings of one."
+        )
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise InputError(f"the experiment comes first: jaxcnn train EXPERIMENT {name} ...")
+    from jaxcnn import catalog, models
+
+    default, description = catalog.load(name)
+    chosen = peek(rest, "--model.name") or default.model.name
+    # Every option of the chosen network becomes a flag of its own, typed and with its default.
+    kept = default.model.options if chosen == default.model.name else {}
+    model = dataclasses.replace(default.model, name=chosen, options=models.options(chosen) | dict(kept))
+    default = dataclasses.replace(default, model=model)
+
+    def parse(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default,
+        run: str = f"runs/{default.name}",
+        json: Json = False,
+    ) -> tuple[Experiment, str, bool]:
+        """Arguments.
+
+        Args:
+          experiment: What to train.
+          run: Run directory, created or continued.
+          json: Print the result as one JSON object on standard output.
+        """
+        return experiment, run, json
+
+    experiment, directory, as_json = parse_arguments(parse, f"train {name}", rest, description)
+    from jaxcnn.train.loop import train as train_run
+
+    result = train_run(experiment, directory, console=console())
+    if as_json:
+        names = ("run", "steps", "top1", "seconds", "images_per_second")
+        print_json({name: getattr(result, name) for name in names})
+    elif result.finished:
+        accuracy = "" if result.top1 is None else f", accuracy {result.top1:.4f}"
+        print(f"{result.run}: {result.steps} steps{accuracy}, {result.seconds:.0f} s")
+    else:
+        print(f"{result.run}: stopped after {result.steps} steps; the same command continues")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Evaluate a run on its test images, or a network with weights from a file."""
+
+    def parse(
+        run: tyro.conf.Positional[str],
+        weights: str | None = None,
+        images: str | None = None,
+        dataset: str | None = None,
+        checkpoint: Literal["latest", "best"] | int | None = None,
+        split: Literal["test", "train", "validation"] | None = None,
+        image_size: int | None = None,
+        batch_size: int | None = None,
+        data: Location = NOWHERE_ELSE,
+        json: Json = False,
+    ) -> Any:
+        """Evaluate a run on its test images, or a network with weights from a file.
+
+        Args:
+          run: Run directory; with weights, the name of the network.
+          weights: File of PyTorch's (.pth, .th, .safetensors) or .npz.
+          images: With weights, folder of photographs that folder or file names label with ImageNet synsets.
+          dataset: With weights, name of a dataset.
+          checkpoint: Of a run, the newest checkpoint (the default), the best, or the one of a step.
+          split: Of a run or dataset, which images; by default test.
+          image_size: With weights, height and width in pixels that the network is given.
+          batch_size: With weights, images at once; by default 128.
+          data: Where the images lie now.
+          json: Print the result as one JSON object on standard output.
+        """
+        return run, weights, images, dataset, checkpoint, split, image_size, batch_size, data.directory, json
+
+    run, weights, images, dataset, checkpoint, split, size, batch_size, location, as_json = parse_arguments(
+        parse, "evaluate", arguments
+    )
+    if weights is None and (images or dataset or size or batch_size is not None):
+        raise InputError(
+            "--images, --dataset, --image-size and --batch-size go with --weights FILE; a run knows its own images"
+        )
+    if weights is not None and checkpoint is not None:
+        raise InputError("--checkpoint goes with a run; a file of weights has one state")
+    if images and (split or location):
+        raise InputError("--split and --data.directory go with a run or --dataset; --images names the folder itself")
+    from jaxcnn.config import DataConfig
+    from jaxcnn.train import evaluate
+
+    if weights is None:
+        which = "latest" if checkpoint is None else checkpoint
+        scores = evaluate.evaluate_run(run, checkpoint=which, split=split or "test", data_directory=location)
+    elif bool(images) == bool(dataset):
+        raise InputError("--weights needs --images FOLDER or --dataset NAME, and not both")
+    else:
+        batch_size = 128 if batch_size is None else batch_size
+        config = DataConfig(dataset or "folder", directory=location, image_size=size, batch_size=batch_size)
+        if images:
+            scores = evaluate.evaluate_photographs(run, weights, images, config)
+        else:
+            scores = evaluate.evaluate_dataset(run, weights, config, split or "test")
+    if as_json:
+        print_json(dataclasses.asdict(scores))
+        return
+    for seen in scores.predictions if isinstance(scores, evaluate.PhotographEvaluation) else ():
+        print(seen.file)
+        for position, (name, probability) in enumerate(zip(seen.names, seen.probabilities, strict=True)):
+            print(f"  {probability:6.1%}  {name}{'  <- its class' if position == seen.position else ''}")
+    if scores.top1 is None:
+        print(f"{scores.examples} images; their names begin with no synset, so they are not scored")
+    else:
+        print(f"{scores.examples} images: top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}, loss {scores.loss:.4f}")
+
+
+def figures(arguments: Sequence[str]) -> None:
+    """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency."""
+
+    def parse(run: tyro.conf.Positional[str], data: Location = NOWHERE_ELSE) -> tuple[str, str | None]:
+        """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency.
+
+        Args:
+          run: Run directory.
+          data: Where the images lie now.
+        """
+        return run, data.directory
+
+    run, location = parse_arguments(parse, "figures", arguments)
+    from jaxcnn.report import gallery
+
+    for path in gallery.draw(run, data_directory=location):
+        print(path)

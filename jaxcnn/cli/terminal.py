@@ -1,0 +1,68 @@
+"""What the commands share: parsing arguments, printing results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one JSON object on standard output.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """Where images lie."""
+
+    directory: str | None = None
+    """TFDS data directory or image folder, if not where it was in training."""
+
+
+NOWHERE_ELSE = Location()
+"""Where they were in training, or where TFDS keeps them."""
+
+
+def parse_arguments(
+    function: Callable[..., Any], command: str, arguments: Sequence[str], description: str | None = None
+) -> Any:
+    """What `function` returns for the arguments; its signature and docstring are the flags and the help.
+
+    Args:
+      function: what parses.
+      command: its name, for messages.
+      arguments: what follows it on the command line.
+      description: of the command; None takes the docstring's first line.
+    """
+    return tyro.cli(function, prog=f"jaxcnn {command}", args=list(arguments), description=description)
+
+
+def peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of one flag, before the rest can be parsed."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            return value if equals else next(iter(arguments[i + 1 : i + 2]), None)
+    return None
+
+
+def print_table(rows: Mapping[str, str]) -> None:
+    """Two aligned columns."""
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:{width}}  {text}")
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One object on standard output; a number that is not finite is null, as in metrics.jsonl."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
+    print(json.dumps(finite, allow_nan=False))
+
+
+def console() -> Any:
+    """Where progress goes: standard error, so that standard output holds the result alone."""
+    from rich.console import Console
+
+    return Console(stderr=True)
