@@ -149,3 +149,60 @@ def test_every_network_says_where_it_comes_from(name):
     preprocessing = facts.preprocessing
     assert len(preprocessing.mean) == len(preprocessing.std) in (1, facts.input_shape[2])
     assert preprocessing.resize is None or preprocessing.resize >= min(facts.input_shape[:2])
+
+
+# Parameters, and billions of multiply-adds, as others count them; test_summary.py counts our networks themselves.
+COUNTED_ELSEWHERE = {
+    "alexnet": (61_100_840, 0.714),
+    "alexnet_2012": (60_965_224, 0.724),
+    "vgg11": (132_863_336, 7.609),
+    "vgg13": (133_047_848, 11.308),
+    "vgg16_c": (133_638_952, 11.771),
+    "vgg16": (138_357_544, 15.47),
+    "vgg19": (143_667_240, 19.632),
+    "googlenet_2014": (6_998_552, 1.583),
+    "googlenet": (6_624_904, 1.498),
+    "inception_v3": (27_161_264, 5.713),
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "wide_resnet50_2": (68_883_240, None),
+    "densenet121": (7_978_856, 2.834),
+    "densenet161": (28_681_000, 7.728),
+    "densenet169": (14_149_480, 3.36),
+    "densenet201": (20_013_928, 4.291),
+    "squeezenet1_0": (1_248_424, 0.819),
+    "squeezenet1_1": (1_235_496, 0.349),
+    "mobilenet_v2": (3_504_872, 0.301),
+    "shufflenet_v2_x1_0": (2_278_604, 0.145),
+    "cifar_resnet20": (269_722, None),
+    "cifar_resnet32": (464_154, None),
+    "cifar_resnet44": (658_586, None),
+    "cifar_resnet56": (853_018, None),
+    "cifar_resnet110": (1_727_962, None),
+    "cifar_resnet1202": (19_421_274, None),
+    "densenet40_12": (1_019_722, None),
+    "densenet_bc100_12": (769_162, None),
+    "wide_resnet28_10": (36_479_194, 5.243),
+    "unet": (31_030_658, None),
+    "xception": (22_855_952, None),
+    "inception_v4": (42_679_816, None),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED_ELSEWHERE)
+def test_facts_are_what_others_count(name):
+    parameters, billions = COUNTED_ELSEWHERE[name]
+    facts = models.facts(name)
+    assert facts.parameters == parameters
+    assert billions is None or round(facts.multiply_adds / 1e9, 3) == billions
+
+
+def test_auxiliary_classifiers_have_the_parameters_that_others_count():
+    for name, auxiliary, parameters in (("googlenet_2014", True, 13_378_280), ("inception_v3", False, 23_834_568)):
+        model = models.create(name, auxiliary=auxiliary)
+        shape = models.facts(name).input_shape
+        state = jax.eval_shape(lambda model=model, shape=shape: states.create(model, jax.random.key(0), shape))
+        assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == parameters
