@@ -97,7 +97,7 @@ def test_a_native_file_says_itself_which_network_it_is_for(tmp_path):
 def test_every_format_notes_the_network(tmp_path, suffix):
     path, state = tmp_path / f"lenet{suffix}", make()
     weights.write(path, SPEC, state)
-    assert weights.described(path) == SPEC
+    assert weights.read(path).spec == SPEC
     assert weights.standardisation(path, NAME) == ((0.25,), (0.5,))
     images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 1), np.float32))
     expected = models.from_spec(SPEC).apply(state.variables, images, train=False)
@@ -107,7 +107,7 @@ def test_every_format_notes_the_network(tmp_path, suffix):
     assert jaxcnn.load(NAME, weights=path, activation="tanh")[0].activation == "tanh"
     for name, target in ((None, "again.npz"), (NAME, "again.pth"), (None, "again.safetensors")):
         convert(path, tmp_path / target, model=name)
-        assert weights.described(tmp_path / target) == SPEC
+        assert weights.read(tmp_path / target).spec == SPEC
         assert_equal(weights.restore(tmp_path / target, NAME, make(seed=1)), state)
     with pytest.raises(InputError, match="is for lenet5; expected mlp"):
         convert(path, tmp_path / "other.npz", model="mlp")

@@ -76,15 +76,6 @@ def read(path: str | Path, name: str | None = None) -> Contents:
         return Contents(path, None if note is None else _spec(note, tensors, name), tensors)
 
 
-def described(path: str | Path) -> ModelSpec | None:
-    """The network that a file which `write` wrote is for, and None for a file of somebody else's.
-
-    Raises:
-      InputError: the file is damaged.
-    """
-    return read(path).spec
-
-
 def restore(path: str | Path, name: str, state: State, *, skip: Sequence[str] = ()) -> State:
     """The state with the parameters and batch statistics of a file.
 

@@ -143,8 +143,8 @@ def _from_weights(experiment: Experiment, spec: ModelSpec, state: State) -> Stat
     file = experiment.model.weights
     if file is None:
         return state
-    described = weights.described(file)
-    for option, value in (described.options if described else {}).items():
+    contents = weights.read(file, spec.name)
+    for option, value in (contents.spec.options if contents.spec else {}).items():
         # Numbers that matter show in the shapes; a word, such as the kind of activation, does not.
         if isinstance(value, str) and spec.options.get(option, value) != value:
             raise InputError(f"{file} has {option} {value!r}; expected {spec.options[option]!r}, as in the experiment")
@@ -153,7 +153,7 @@ def _from_weights(experiment: Experiment, spec: ModelSpec, state: State) -> Stat
         leaves = tree_leaves_with_path(state.params)
         paths = [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in leaves]
         heads = {path for path in paths if path.split("/")[-1] == "head"}  # auxiliary classifiers have theirs
-    return weights.restore(file, spec.name, state, skip=sorted(heads))
+    return weights.fit(contents, spec.name, state, skip=sorted(heads))
 
 
 def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
