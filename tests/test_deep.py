@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 from jaxcnn import models
 from jaxcnn import state as states
@@ -15,6 +16,7 @@ from jaxcnn.train.parallel import map_train_step, replicate
 from jaxcnn.train.step import AXIS, make_train_step
 
 
+@pytest.mark.slow
 def test_1202_layers_train_a_step_and_evaluate():
     devices = jax.devices()[:1]
     rng = np.random.default_rng(0)
