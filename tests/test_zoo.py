@@ -29,6 +29,8 @@ def cheapest() -> frozenset[str]:
     return frozenset(min(names, key=lambda name: models.facts(name).parameters) for names in families.values())
 
 
+DEEP = (pytest.mark.slow, pytest.mark.deep)
+
 # Compiled in a few seconds.
 QUICK = {"mlp", "lenet5", "alexnet", "alexnet_2012", "squeezenet1_1", "cifar_plain20", "plain18", "resnet18_v2"}
 
@@ -97,7 +99,7 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in cheapest() else pytest.param(name, marks=pytest.mark.slow) for name in models.names()]
+    "name", [name if name in cheapest() else pytest.param(name, marks=DEEP) for name in models.names()]
 )
 def test_the_smallest_input_is_the_smallest(name):
     facts = models.facts(name)
