@@ -67,8 +67,8 @@ def test_every_format_restores_the_same_bits(tmp_path, suffix):
     written = weights.write(path, SPEC, state)
     assert (written.model, written.tensors, written.parameters) == (NAME, 10, 61_706)
     assert written.bytes == path.stat().st_size
-    assert_equal(weights.restore(path, NAME, make(seed=1)), state)
-    skipped = weights.restore(path, NAME, make(seed=1), skip=("head",))
+    assert_equal(weights.fit(weights.read(path, NAME), NAME, make(seed=1)), state)
+    skipped = weights.fit(weights.read(path, NAME), NAME, make(seed=1), skip=("head",))
     assert_equal(skipped.replace(params={**skipped.params, "head": state.params["head"]}), state)
     assert_equal(skipped.replace(params={**state.params, "head": skipped.params["head"]}), skipped)
     np.testing.assert_array_equal(skipped.params["head"]["kernel"], make(seed=1).params["head"]["kernel"])
@@ -108,7 +108,7 @@ def test_every_format_notes_the_network(tmp_path, suffix):
     for name, target in ((None, "again.npz"), (NAME, "again.pth"), (None, "again.safetensors")):
         convert(path, tmp_path / target, model=name)
         assert weights.read(tmp_path / target).spec == SPEC
-        assert_equal(weights.restore(tmp_path / target, NAME, make(seed=1)), state)
+        assert_equal(weights.fit(weights.read(tmp_path / target, NAME), NAME, make(seed=1)), state)
     with pytest.raises(InputError, match="is for lenet5; expected mlp"):
         convert(path, tmp_path / "other.npz", model="mlp")
 

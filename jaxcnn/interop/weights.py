@@ -76,11 +76,11 @@ def read(path: str | Path, name: str | None = None) -> Contents:
         return Contents(path, None if note is None else _spec(note, tensors, name), tensors)
 
 
-def restore(path: str | Path, name: str, state: State, *, skip: Sequence[str] = ()) -> State:
+def fit(contents: Contents, name: str, state: State, *, skip: Sequence[str] = ()) -> State:
     """The state with the parameters and batch statistics of a file.
 
     Args:
-      path: a PyTorch file (see `torch_file.read`), or an .npz that `write` wrote.
+      contents: of the file, as `read` gives them.
       name: the registered name of the network.
       state: of that network; only shapes are looked at, except of what is skipped.
       skip: paths of modules, such as "head", that keep the state's own values whatever the file says.
@@ -89,13 +89,8 @@ def restore(path: str | Path, name: str, state: State, *, skip: Sequence[str] = 
       The state; averaged parameters, where it keeps them, are the parameters.
 
     Raises:
-      InputError: the file is damaged, or does not fit the network (the message lists what differs).
+      InputError: the file does not fit the network (the message lists what differs).
     """
-    return fit(read(path, name), name, state, skip=skip)
-
-
-def fit(contents: Contents, name: str, state: State, *, skip: Sequence[str] = ()) -> State:
-    """What `restore` gives for a file that has been read."""
     arrays = contents.arrays
     try:
         if contents.path.suffix != NATIVE:
