@@ -19,6 +19,7 @@ ALLOWED = {
     "registry": set(),
     "allocator": set(),
     "catalog": BASE,
+    "ops": {"errors", "ops"},
     "layers": BASE | {"layers"},
     "models": BASE | {"layers", "models"},
     "state": {"errors"},

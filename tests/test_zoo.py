@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
@@ -54,12 +53,17 @@ def small_shape(name: str) -> tuple[int, int, int]:
     return side, side, facts.input_shape[2]
 
 
-def steepest_descent() -> optax.GradientTransformation:
-    """Steepest descent just so far that a linear loss would fall by the number that is its state."""
+def equal_shares() -> optax.GradientTransformation:
+    """Every array moves against its gradient by the same share of its own length; the share is the state.
 
-    def update(gradients, fall, params=None):
-        squared = sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients))
-        return jax.tree.map(lambda g: -fall / squared * g, gradients), fall
+    The gradients of a plain network of 110 layers differ by so many orders of magnitude that a step along them all is
+    too small for float32 in its last layers or too long for its first.
+    """
+
+    def update(gradients, share, params):
+        norm = jnp.linalg.norm
+        moves = jax.tree.map(lambda g, p: -share * norm(p) / jnp.maximum(norm(g), 1e-30) * g, gradients, params)
+        return moves, share
 
     return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
@@ -70,7 +74,7 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
     # A block that stochastic depth drops does not move its statistics, so here it drops none.
     options = {"survival": 1.0} if "survival" in models.options(name) else {}
     model = models.create(name, num_classes=5, dtype=dtype, axis_name=AXIS, **options)
-    optimizer = steepest_descent()
+    optimizer = equal_shares()
     state = states.create(model, jax.random.key(0), shape, optimizer)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 4, *shape), np.uint8)
@@ -81,16 +85,15 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
 
     devices = jax.devices()[:1]
     step = map_train_step(make_train_step(model, optimizer), devices)
-    # In half precision a weight moves by one part in 256 or not at all, so a very small step may lead nowhere.
-    for share in (0.05, 0.4, 3.0):
-        start = jax.tree.map(jnp.copy, state.replace(opt_state=jnp.asarray(share * math.log(5), jnp.float32)))
+    for share in (0.1, 0.01, 0.001):
+        start = jax.tree.map(jnp.copy, state.replace(opt_state=jnp.asarray(share, jnp.float32)))
         first, before = step(replicate(start, devices), batch)
         statistics = jax.tree.map(lambda a, b: bool((a != b).any()), first.batch_stats, state.batch_stats)
         assert jax.tree.all(statistics), "batch statistics did not move"
         # The same random masks again, so that only the parameters tell the two losses apart.
         again = replicate(first.replace(step=jnp.zeros((), jnp.int32)), devices)
         second, after = step(again, batch)
-        if float(after["loss"]) < float(before["loss"]):
+        if float(after["loss"]) < 0.95 * float(before["loss"]):  # rounding alone may lower it by a little
             break
     else:
         pytest.fail(f"no step lowered the loss from {float(before['loss'])}")
