@@ -39,11 +39,20 @@ def test_the_commands_and_then_the_library_run_as_written(tmp_path, monkeypatch,
     assert names["kernels"].shape == (5, 5, 1, 6)
 
 
+def test_the_mathematics_does_what_it_says(capsys):
+    names = {}
+    exec(PYTHON[1], names)
+    assert names["z"].tolist() == [[[[9], [9]], [[9], [9]]]]
+    assert (names["gradient"] == names["dkernel"]).all()
+    assert "backward" in capsys.readouterr().out
+    assert float(names["graph"].gradients["w"]) == pytest.approx(-0.6)  # as -x s(-z), where z = 0
+
+
 def test_the_model_to_add_works():
     import jax
 
     names = {"__name__": "softmax"}
-    exec(PYTHON[1], names)
+    exec(PYTHON[2], names)
     registration = names["MODELS"]["softmax"]
     model = registration.module(num_classes=10)
     params = model.init(jax.random.key(0), jax.numpy.zeros((1, *registration.facts.input_shape)), train=False)["params"]

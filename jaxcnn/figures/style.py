@@ -94,6 +94,14 @@ class StyledFigure(Figure):
         with context():
             super().draw(renderer)
 
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """What a notebook shows: pixels for print, in the size for the screen."""
+        content = io.BytesIO()
+        with context():
+            self.savefig(content, format="png", dpi=RC["savefig.dpi"])
+        width, height = (round(RC["figure.dpi"] * inches) for inches in self.get_size_inches())
+        return content.getvalue(), {"width": width, "height": height}
+
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """`draw` in the style, the layout of its figure settled so that it is the same however often it is drawn."""

@@ -152,8 +152,8 @@ class Graph:
 
     def __str__(self) -> str:
         """The values from the inputs to the output, then the gradients from the output to the inputs."""
-        forward = [" = ".join(filter(None, (row.label, row.expression, f"{row.value:.6g}"))) for row in self.rows]
-        chains = [(f"dL/d{row.label}", row.chain, f"{row.gradient:.6g}") for row in reversed(self.rows)]
+        forward = [" = ".join(filter(None, (row.label, row.expression, f"{row.value + 0.0:.6g}"))) for row in self.rows]
+        chains = [(f"dL/d{row.label}", row.chain, f"{row.gradient + 0.0:.6g}") for row in reversed(self.rows)]
         backward = [" = ".join(dict.fromkeys(chain)) for chain in chains]  # once, where the chain is but a number
         return "\n  ".join(["forward", *forward]) + "\n" + "\n  ".join(["backward", *backward])
 
