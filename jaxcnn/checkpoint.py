@@ -31,7 +31,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxcnn import config
 from jaxcnn.config import Experiment, ModelSpec
-from jaxcnn.errors import CheckpointError, RunError
+from jaxcnn.errors import CheckpointError, DamagedCheckpoint, RunError
 from jaxcnn.state import State
 
 # What Orbax has to say to a user is raised as an exception; its log repeats it with a traceback.
@@ -164,7 +164,8 @@ class Checkpoints:
           The state, and the `progress` saved with it.
 
         Raises:
-          CheckpointError: there is no such step, it is damaged, or it is not of the template's shape.
+          CheckpointError: there is no such step, or it is not of the template's shape.
+          DamagedCheckpoint: it is damaged.
         """
         self.wait()
         steps = self.steps()
@@ -185,9 +186,17 @@ class Checkpoints:
         except Exception as error:
             earlier = [other for other in steps if other < step]
             advice = f"earlier ones: {_listed(earlier)}" if earlier else "there is no earlier one"
-            raise CheckpointError(
+            raise DamagedCheckpoint(
                 f"checkpoint {step} in {self.directory} is damaged: {_sentence(error)}; {advice}"
             ) from error
+
+    def discard_after(self, step: int) -> None:
+        """Removes every checkpoint of a later step, so that training can go there again another way."""
+        self.wait()
+        for later in [other for other in self.steps() if other > step]:
+            self._manager.delete(later)
+            self._top1.pop(later, None)
+        self.wait()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(

@@ -22,6 +22,11 @@ def _require(ok: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} is {value!r}; expected {expected}")
 
 
+InitializerName: TypeAlias = Literal[
+    "normal", "uniform", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "orthogonal"
+]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which network, and its architecture options."""
@@ -38,6 +43,10 @@ class ModelConfig:
     """Weight file to start from (.pth, .safetensors, .npz), with its mean and std; None starts at random."""
     new_head: bool = True
     """Start the last layer at random though the rest comes from `weights`."""
+    initializer: InitializerName | None = None
+    """Distribution that every kernel starts from: N(0, 0.01), U(-0.05, 0.05), or the paper's; None is the model's."""
+    zero_gamma: bool = False
+    """Start the last batch norm of every residual block with the scale 0, so that the block starts as its shortcut."""
 
     def __post_init__(self) -> None:
         _require((self.mean is None) == (self.std is None), "model.std", self.std, "mean and std together, or neither")
@@ -45,6 +54,10 @@ class ModelConfig:
             _require(all(0 <= m <= 1 for m in self.mean), "model.mean", self.mean, "values in [0, 1]")
             _require(all(0 < s <= 1 for s in self.std), "model.std", self.std, "values in (0, 1]")
             _require(len(self.mean) == len(self.std), "model.std", self.std, f"{len(self.mean)} values, as in mean")
+        if self.weights is not None:
+            chosen = self.initializer
+            _require(chosen is None, "model.initializer", chosen, "None, as model.weights says where to start")
+            _require(not self.zero_gamma, "model.zero_gamma", True, "False, as model.weights says where to start")
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ class DataConfig:
     """Keep the decoded images on the device, stream them, or decide by size."""
     workers: int = 0
     """Worker processes that decode streamed images; 0 decodes in threads of this process."""
+    augment: Mapping[str, float] = field(default_factory=dict)
+    """Augmentations in order with their strengths, such as `crop 4 flip 0.5`; see jaxcnn.data.augment."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
@@ -72,10 +87,36 @@ class DataConfig:
         size = self.image_size
         _require(size is None or 1 <= size <= 4096, "data.image_size", size, "1 to 4096 pixels")
         _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        for name, strength in self.augment.items():
+            _require(
+                math.isfinite(strength) and strength >= 0, f"data.augment of {name}", strength, "a number, at least 0"
+            )
 
 
-OptimizerName: TypeAlias = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
-ScheduleName: TypeAlias = Literal["constant", "cosine", "steps"]
+LossName: TypeAlias = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training minimises: the mean over the batch of a sum over the classes, and penalties."""
+
+    name: LossName = "cross_entropy"
+    """Of the softmax, of a sigmoid for each class, or squared or absolute errors of the raw outputs."""
+    label_smoothing: float = 0.0
+    """Share of every target that is spread evenly over all classes, in [0, 1)."""
+    l1: float = 0.0
+    """Factor of the sum of |w| over all kernels; the squares are `optimizer.weight_decay`."""
+
+    def __post_init__(self) -> None:
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "loss.label_smoothing", smoothing, "a share in [0, 1)")
+        _require(math.isfinite(self.l1) and self.l1 >= 0, "loss.l1", self.l1, "a number of at least 0")
+
+
+OptimizerName: TypeAlias = Literal[
+    "gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lars", "lamb", "muon"
+]
+ScheduleName: TypeAlias = Literal["constant", "cosine", "steps", "exponential", "one_cycle", "plateau"]
 
 
 @dataclass(frozen=True)
@@ -83,17 +124,34 @@ class OptimizerConfig:
     """The update rule and its learning-rate schedule."""
 
     name: OptimizerName = "momentum"
+    """`gd` makes one update of all batches of an epoch, every other rule one of each batch."""
     learning_rate: float = 0.1
     """Peak learning rate."""
     momentum: float = 0.9
-    """Momentum of `momentum` and `nesterov`, in [0, 1)."""
+    """Momentum of `momentum`, `nesterov` and `lars`, in [0, 1)."""
     weight_decay: float = 0.0
-    """Decay of kernels (never of biases or batch-norm parameters): L2 in the loss gradient, decoupled in adamw."""
+    """Decay of kernels (never of biases or batch-norm parameters)."""
+    decoupled: bool | None = None
+    """Take rate * decay * kernel off the kernel, in place of an L2 penalty's gradient; None does in adamw and muon."""
+    clip: float | None = None
+    """Largest norm of the gradient of all parameters together, which is scaled down to it; None leaves it."""
+    accumulate: int = 1
+    """Batches whose mean gradient makes one update."""
+    ema: float | None = None
+    """Decay per step of a moving average of the parameters, in (0, 1), which evaluation uses; None keeps none."""
     schedule: ScheduleName = "constant"
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of training after which `steps` divides the learning rate by ten, increasing in (0, 1)."""
+    """Shares of training after which `steps` multiplies the learning rate by `drop`, increasing in (0, 1)."""
+    drop: float = 0.1
+    """Factor of the learning rate at a milestone of `steps`, in (0, 1)."""
+    decay: float = 0.95
+    """Factor of the learning rate after every epoch of `exponential`, in (0, 1)."""
+    plateau_factor: float = 0.1
+    """Factor of the learning rate in `plateau` when the held-out loss has stopped falling, in (0, 1)."""
+    patience: int = 10
+    """Evaluations without a lower loss that `plateau` lets pass; the next one lowers the learning rate."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Factors of the learning rate by part, such as `rest 0 head 1`; 0 freezes, `rest` is what is not named."""
 
@@ -104,6 +162,18 @@ class OptimizerConfig:
         for name in ("weight_decay", "warmup_epochs"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"optimizer.{name}", value, "a number of at least 0")
+        inside = self.name not in ("lars", "lamb") or self.decoupled is None
+        where = f"None with {self.name}, whose decay is part of its trust ratio"
+        _require(inside, "optimizer.decoupled", self.decoupled, where)
+        clip, ema = self.clip, self.ema
+        _require(clip is None or (math.isfinite(clip) and clip > 0), "optimizer.clip", clip, "a positive number")
+        _require(self.accumulate >= 1, "optimizer.accumulate", self.accumulate, "at least 1")
+        alone = self.name != "gd" or self.accumulate == 1
+        _require(alone, "optimizer.accumulate", self.accumulate, "1 with gd, which takes all batches of an epoch")
+        _require(ema is None or 0 < ema < 1, "optimizer.ema", ema, "a number in (0, 1)")
+        for name in ("drop", "decay", "plateau_factor"):
+            _require(0 < getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a factor in (0, 1)")
+        _require(self.patience >= 0, "optimizer.patience", self.patience, "at least 0")
         ordered = tuple(sorted(set(self.milestones)))
         inside = all(0 < m < 1 for m in self.milestones)
         _require(
@@ -133,6 +203,10 @@ class TrainingConfig:
     """Newest checkpoints kept, besides the best."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the layers; parameters and batch statistics stay float32."""
+    max_rollbacks: int = 3
+    """Times a run whose loss is NaN or explodes goes back to a good checkpoint, with a tenth of the learning rate."""
+    diagnose_every: int | None = None
+    """Steps between two records of gradients, parameters and dead units; None writes none."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
@@ -141,6 +215,9 @@ class TrainingConfig:
         every = self.checkpoint_every
         _require(every is None or every >= 1, "training.checkpoint_every", every, "at least 1")
         _require(self.keep >= 1, "training.keep", self.keep, "at least 1")
+        _require(self.max_rollbacks >= 0, "training.max_rollbacks", self.max_rollbacks, "at least 0")
+        every = self.diagnose_every
+        _require(every is None or every >= 1, "training.diagnose_every", every, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -152,6 +229,7 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and "/" not in self.name, "name", self.name, "a file name without '/'")
@@ -210,6 +288,7 @@ def from_json(cls: type[_T], data: Any, where: str = "") -> _T:
 
 
 _INCONSEQUENTIAL = ("name", "data.directory", "data.storage", "data.workers", "training.keep")
+_ORDERED = ("data.augment",)
 
 
 def difference(old: Experiment, new: Experiment) -> str | None:
@@ -227,7 +306,11 @@ def difference(old: Experiment, new: Experiment) -> str | None:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        path = prefix + name
+        if path in _ORDERED:
+            flat[path] = " ".join(f"{key} {float(number)}" for key, number in value.items())
+        else:
+            flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
 
 
@@ -236,6 +319,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_json(kind, value, where)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
+        if value is not None and len(args) == 2 and types.NoneType in args:
+            return _decode(next(member for member in args if member is not types.NoneType), value, where)
         for member in args:
             try:
                 return _decode(member, value, where)

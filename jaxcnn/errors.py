@@ -22,6 +22,10 @@ class CheckpointError(InputError):
     """A checkpoint or run directory is missing, damaged or belongs to something else."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint is there and cannot be read back as it was saved; an earlier one may be whole."""
+
+
 class RunError(JaxcnnError, RuntimeError):
     """A run that began correctly could not be completed (full disk, lost data, numerical failure)."""
 

@@ -134,6 +134,8 @@ def _load_described(source: str | Path, checkpoint: Which) -> tuple[ModelSpec, I
     # Only the structure of the optimiser's state matters here, and the length of the run does not change it.
     optimizer = optimizers.create(experiment.optimizer, total_steps=1, steps_per_epoch=1)
     template = jax.eval_shape(lambda: states.create(model, jax.random.key(0), spec.input_shape, optimizer))
+    if experiment.optimizer.ema is not None:
+        template = template.replace(ema_params=template.params)
     with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
         step = (
             {"latest": checkpoints.latest, "best": checkpoints.best}[checkpoint]()

@@ -43,7 +43,7 @@ def test_train_evaluate_and_load_agree(capsys, here):
     status, out, _ = invoke(capsys, "evaluate", trained["run"], "--json")
     assert status == 0
     scores = json.loads(out)
-    assert sorted(scores) == ["examples", "loss", "top1", "top5"]
+    assert sorted(scores) == ["crops", "examples", "loss", "top1", "top5"]
     assert scores["top1"] == trained["top1"]
     status, out, _ = invoke(capsys, "evaluate", trained["run"])
     assert (status, out.split()[:2]) == (0, ["359", "images:"])

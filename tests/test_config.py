@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn import config
-from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
+from jaxcnn.config import (
+    DataConfig,
+    Experiment,
+    InitializerName,
+    LossConfig,
+    LossName,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleName,
+    TrainingConfig,
+)
 from jaxcnn.errors import InputError
 
 options = st.dictionaries(
@@ -20,14 +30,33 @@ settings_given = st.fixed_dictionaries(
     {
         "options": options,
         "mean": st.none() | st.floats(0.1, 0.9),
+        "initializer": st.sampled_from([None, *InitializerName.__args__]),
         "data": st.fixed_dictionaries(
-            {"batch_size": st.integers(1, 999), "validation": st.floats(0, 0.5), "workers": st.integers(0, 4)}
+            {
+                "batch_size": st.integers(1, 999),
+                "validation": st.floats(0, 0.5),
+                "workers": st.integers(0, 4),
+                "augment": st.dictionaries(st.text(min_size=1, max_size=5), st.floats(0, 9)),
+            }
         ),
         "optimizer": st.fixed_dictionaries(
-            {"learning_rate": st.floats(1e-6, 10), "schedule": st.sampled_from(["cosine", "steps"])}
+            {
+                "learning_rate": st.floats(1e-6, 10),
+                "schedule": st.sampled_from(ScheduleName.__args__),
+                "decoupled": st.sampled_from([None, False, True]),
+                "clip": st.none() | st.floats(0.1, 9),
+                "accumulate": st.integers(1, 9),
+            }
+        ),
+        "loss": st.fixed_dictionaries(
+            {"name": st.sampled_from(LossName.__args__), "label_smoothing": st.floats(0, 0.9), "l1": st.floats(0, 1)}
         ),
         "training": st.fixed_dictionaries(
-            {"epochs": st.integers(1, 300), "checkpoint_every": st.none() | st.integers(1, 99)}
+            {
+                "epochs": st.integers(1, 300),
+                "checkpoint_every": st.none() | st.integers(1, 99),
+                "diagnose_every": st.none() | st.integers(1, 99),
+            }
         ),
     }
 )
@@ -37,10 +66,11 @@ def build(given):
     mean = None if given["mean"] is None else (given["mean"],)
     return Experiment(
         "name",
-        ModelConfig("model", given["options"], mean, mean),
+        ModelConfig("model", given["options"], mean, mean, initializer=given["initializer"]),
         DataConfig(**given["data"]),
         OptimizerConfig(**given["optimizer"]),
         TrainingConfig(**given["training"]),
+        LossConfig(**given["loss"]),
     )
 
 
@@ -48,8 +78,11 @@ def build(given):
 @settings(deadline=None, max_examples=50)
 def test_json_round_trip_is_exact(given):
     experiment = build(given)
-    assert config.from_json(Experiment, json.loads(json.dumps(config.to_json(experiment)))) == experiment
+    read = config.from_json(Experiment, json.loads(json.dumps(config.to_json(experiment))))
+    assert read == experiment
+    assert list(read.data.augment) == list(experiment.data.augment)
     assert config.difference(experiment, build(given)) is None
+    assert config.difference(experiment, read) is None
 
 
 def test_difference_names_the_setting_and_both_values():
@@ -57,6 +90,36 @@ def test_difference_names_the_setting_and_both_values():
     new = dataclasses.replace(old, optimizer=OptimizerConfig(learning_rate=0.3))
     assert config.difference(old, new) == "optimizer.learning_rate was 0.1 and is now 0.3"
     assert config.difference(new, old) == "optimizer.learning_rate was 0.3 and is now 0.1"
+
+
+def test_the_order_and_the_strength_of_augmentations_matter():
+    old, other, stronger = (
+        Experiment(data=DataConfig(augment=augment))
+        for augment in ({"crop": 4.0, "flip": 0.5}, {"flip": 0.5, "crop": 4.0}, {"crop": 4.00000001, "flip": 0.5})
+    )
+    expected = "data.augment was 'crop 4.0 flip 0.5' and is now 'flip 0.5 crop 4.0'"
+    assert config.difference(old, other) == expected
+    assert config.difference(old, stronger) is not None
+    assert config.difference(Experiment(), old) == "data.augment was '' and is now 'crop 4.0 flip 0.5'"
+
+
+def test_an_experiment_written_before_a_setting_existed_has_its_default():
+    old = {
+        "name": "lenet5_mnist",
+        "model": {"name": "lenet5", "options": {}, "mean": None, "std": None, "weights": None, "new_head": True},
+        "data": {"dataset": "mnist", "batch_size": 128},
+        "optimizer": {"name": "momentum", "learning_rate": 0.05, "schedule": "cosine", "rates": {}},
+        "training": {"epochs": 12, "seed": 3},
+    }
+    experiment = Experiment(
+        "lenet5_mnist",
+        ModelConfig("lenet5"),
+        DataConfig("mnist"),
+        OptimizerConfig("momentum", 0.05, schedule="cosine"),
+        TrainingConfig(12, 3),
+    )
+    assert config.from_json(Experiment, old) == experiment
+    assert config.difference(config.from_json(Experiment, old), experiment) is None
 
 
 def test_where_data_lie_and_who_reads_them_is_no_difference():
@@ -90,6 +153,29 @@ def test_where_data_lie_and_who_reads_them_is_no_difference():
         (lambda: ModelConfig(mean=(0.5,), std=(0.0,)), "model.std is"),
         (lambda: ModelConfig(mean=(0.5, 0.5), std=(0.1,)), "model.std is"),
         (lambda: Experiment(name="a/b"), "name is 'a/b'"),
+        (lambda: ModelConfig(weights="a.npz", initializer="normal"), "model.initializer is 'normal'; expected None"),
+        (lambda: ModelConfig(weights="a.npz", zero_gamma=True), "model.zero_gamma is True; expected False"),
+        (lambda: DataConfig(augment={"crop": -1.0}), "data.augment of crop is -1.0; expected a number, at least 0"),
+        (lambda: DataConfig(augment={"flip": float("nan")}), "data.augment of flip is nan"),
+        (lambda: LossConfig(label_smoothing=1.0), r"loss.label_smoothing is 1.0; expected a share in \[0, 1\)"),
+        (lambda: LossConfig(l1=-1.0), "loss.l1 is -1.0"),
+        (lambda: LossConfig(l1=float("inf")), "loss.l1 is inf"),
+        (lambda: OptimizerConfig("lars", decoupled=True), "optimizer.decoupled is True; expected None with lars"),
+        (lambda: OptimizerConfig("lamb", decoupled=False), "optimizer.decoupled is False; expected None with lamb"),
+        (lambda: OptimizerConfig(clip=0.0), "optimizer.clip is 0.0; expected a positive number"),
+        (lambda: OptimizerConfig(clip=float("inf")), "optimizer.clip is inf"),
+        (lambda: OptimizerConfig(accumulate=0), "optimizer.accumulate is 0; expected at least 1"),
+        (lambda: OptimizerConfig("gd", accumulate=2), "optimizer.accumulate is 2; expected 1 with gd"),
+        (lambda: OptimizerConfig(ema=1.0), r"optimizer.ema is 1.0; expected a number in \(0, 1\)"),
+        (lambda: OptimizerConfig(drop=1.0), "optimizer.drop is 1.0"),
+        (lambda: OptimizerConfig(decay=0.0), "optimizer.decay is 0.0"),
+        (
+            lambda: OptimizerConfig(plateau_factor=2.0),
+            r"optimizer.plateau_factor is 2.0; expected a factor in \(0, 1\)",
+        ),
+        (lambda: OptimizerConfig(patience=-1), "optimizer.patience is -1"),
+        (lambda: TrainingConfig(max_rollbacks=-1), "training.max_rollbacks is -1"),
+        (lambda: TrainingConfig(diagnose_every=0), "training.diagnose_every is 0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_on_construction(build, says):
@@ -105,6 +191,9 @@ def test_a_value_out_of_range_is_refused_on_construction(build, says):
         ({"data": {"batch_size": True}}, "data.batch_size is True; expected int"),
         ({"data": []}, r"data is \[\]; expected an object"),
         ({"optimizer": {"name": "adm"}}, "unknown optimizer.name 'adm'; did you mean adam"),
+        ({"loss": {"name": "entropy"}}, "unknown loss.name 'entropy'; did you mean cross_entropy"),
+        ({"model": {"initializer": "he_norm"}}, "unknown model.initializer 'he_norm'; did you mean he_normal"),
+        ({"optimizer": {"decoupled": "yes"}}, "optimizer.decoupled is 'yes'; expected bool"),
         ({"optimizer": {"milestones": ["a"]}}, r"optimizer.milestones\[0\] is 'a'; expected float"),
         ({"model": {"options": {"depth": None}}}, "model.options.depth is None"),
         ([], r"Experiment is \[\]; expected an object"),

@@ -343,7 +343,7 @@ def test_squeezenet_names_the_photographs(real_data, capsys):
     )
     assert status == 0
     scores = json.loads(out)
-    assert sorted(scores) == ["examples", "loss", "predictions", "top1", "top5"]
+    assert sorted(scores) == ["crops", "examples", "loss", "predictions", "top1", "top5"]
     assert scores["examples"] == len(scores["predictions"]) == 23
     assert scores["top5"] >= 18 / 23
     for seen in scores["predictions"]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, peek, print_json
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxcnn.train.ensemble import EnsembleEvaluation
 
 
 def demo(arguments: Sequence[str]) -> None:
@@ -98,38 +101,49 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Evaluate a run on its test images, or a network with weights from a file."""
+    """Evaluate a run on its test images, several runs as an ensemble, or a network with weights from a file."""
 
     def parse(
         run: tyro.conf.Positional[str],
+        others: tyro.conf.Positional[tuple[str, ...]] = (),
         weights: str | None = None,
         images: str | None = None,
         dataset: str | None = None,
         checkpoint: Literal["latest", "best"] | int | None = None,
         split: Literal["test", "train", "validation"] | None = None,
+        crops: Literal[1, 10, 144, "dense"] = 1,
+        scales: tuple[int, ...] | None = None,
         image_size: int | None = None,
         batch_size: int | None = None,
         data: Location = NOWHERE_ELSE,
         json: Json = False,
     ) -> Any:
-        """Evaluate a run on its test images, or a network with weights from a file.
+        """Evaluate a run on its test images, several runs as an ensemble, or a network with weights from a file.
 
         Args:
           run: Run directory; with weights, the name of the network.
+          others: More run directories of the same classes and images, whose probabilities are averaged with the run's.
           weights: File of PyTorch's (.pth, .th, .safetensors) or .npz.
           images: With weights, folder of photographs that folder or file names label with ImageNet synsets.
           dataset: With weights, name of a dataset.
           checkpoint: Of a run, the newest checkpoint (the default), the best, or the one of a step.
           split: Of a run or dataset, which images; by default test.
-          image_size: With weights, height and width in pixels that the network is given.
+          crops: Views of each image whose probabilities are averaged; 144 of photographs only, dense of images that
+            are larger than the network's input.
+          scales: Of photographs in dense views, their shorter sides in pixels; by default 256 384 512.
+          image_size: With weights, height and width in pixels that the network is given; of a dataset in several
+            crops, those of the image that they are cut from.
           batch_size: With weights, images at once; by default 128.
           data: Where the images lie now.
           json: Print the result as one JSON object on standard output.
         """
-        return run, weights, images, dataset, checkpoint, split, image_size, batch_size, data.directory, json
+        return (
+            *(run, others, weights, images, dataset, checkpoint, split, crops, scales),
+            *(image_size, batch_size, data.directory, json),
+        )
 
-    run, weights, images, dataset, checkpoint, split, size, batch_size, location, as_json = parse_arguments(
-        parse, "evaluate", arguments
+    run, others, weights, images, dataset, checkpoint, split, crops, scales, size, batch_size, location, as_json = (
+        parse_arguments(parse, "evaluate", arguments)
     )
     if weights is None and (images or dataset or size or batch_size is not None):
         raise InputError(
@@ -137,25 +151,36 @@ def evaluate(arguments: Sequence[str]) -> None:
         )
     if weights is not None and checkpoint is not None:
         raise InputError("--checkpoint goes with a run; a file of weights has one state")
+    if weights is not None and others:
+        raise InputError(
+            f"{others[0]} follows {run} --weights FILE; expected several runs, or one network with weights"
+        )
     if images and (split or location):
         raise InputError("--split and --data.directory go with a run or --dataset; --images names the folder itself")
+    if scales is not None and not (images and crops == "dense"):
+        raise InputError("--scales goes with --images FOLDER --crops dense")
     from jaxcnn.config import DataConfig
-    from jaxcnn.train import evaluate
+    from jaxcnn.train import ensemble, evaluate
 
+    which = "latest" if checkpoint is None else checkpoint
+    chosen = {"checkpoint": which, "split": split or "test", "data_directory": location, "crops": crops}
+    if others:
+        _print_ensemble(ensemble.evaluate_ensemble([run, *others], **chosen), crops, as_json)
+        return
     if weights is None:
-        which = "latest" if checkpoint is None else checkpoint
-        scores = evaluate.evaluate_run(run, checkpoint=which, split=split or "test", data_directory=location)
+        scores = evaluate.evaluate_run(run, **chosen)
     elif bool(images) == bool(dataset):
         raise InputError("--weights needs --images FOLDER or --dataset NAME, and not both")
     else:
         batch_size = 128 if batch_size is None else batch_size
         config = DataConfig(dataset or "folder", directory=location, image_size=size, batch_size=batch_size)
         if images:
-            scores = evaluate.evaluate_photographs(run, weights, images, config)
+            scales = evaluate.views.SCALES if scales is None else scales
+            scores = evaluate.evaluate_photographs(run, weights, images, config, crops=crops, scales=scales)
         else:
-            scores = evaluate.evaluate_dataset(run, weights, config, split or "test")
+            scores = evaluate.evaluate_dataset(run, weights, config, split or "test", crops)
     if as_json:
-        print_json(dataclasses.asdict(scores))
+        print_json(dataclasses.asdict(scores) | {"crops": crops})
         return
     for seen in scores.predictions if isinstance(scores, evaluate.PhotographEvaluation) else ():
         print(seen.file)
@@ -165,6 +190,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"{scores.examples} images; their names begin with no synset, so they are not scored")
     else:
         print(f"{scores.examples} images: top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}, loss {scores.loss:.4f}")
+
+
+def _print_ensemble(result: EnsembleEvaluation, crops: int | str, as_json: bool) -> None:
+    if as_json:
+        members = [{"run": member.run, **dataclasses.asdict(member.scores)} for member in result.members]
+        print_json({"members": members, "ensemble": dataclasses.asdict(result.ensemble), "crops": crops})
+        return
+    rows = [*((member.run, member.scores) for member in result.members), ("ensemble", result.ensemble)]
+    width = max(len(name) for name, _ in rows)
+    print(f"{result.ensemble.examples} images")
+    print(f"{'run':{width}}  top-1   top-5   loss")
+    for name, scores in rows:
+        print(f"{name:{width}}  {scores.top1:.4f}  {scores.top5:.4f}  {scores.loss:.4f}")
 
 
 def figures(arguments: Sequence[str]) -> None:

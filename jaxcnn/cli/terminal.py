@@ -57,8 +57,15 @@ def print_table(rows: Mapping[str, str]) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One object on standard output; a number that is not finite is null, as in metrics.jsonl."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
-    print(json.dumps(finite, allow_nan=False))
+    print(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def console() -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from jaxcnn.data import imagenet
+from jaxcnn.data import crops, imagenet
 from jaxcnn.data import images as pixels
 from jaxcnn.data.sources.folder import SUFFIXES
 from jaxcnn.data.spec import Images, Indices, Labels, Source
@@ -49,6 +49,58 @@ class PhotographSource(Source):
         return images, self.labels[chosen]
 
 
+@dataclass(frozen=True, eq=False)
+class ViewSource(Source):
+    """The 10 or 144 views of every photograph, one photograph after the other, cut when they are read.
+
+    Attributes:
+      photographs: the photographs; `resize` is the side of the square that the ten views are taken from.
+      views: of each of them.
+    """
+
+    photographs: PhotographSource
+    views: Literal[10, 144]
+
+    def __post_init__(self) -> None:
+        (height, width, _), resize = self.image_shape, self.photographs.resize
+        if self.views == 144 and height != width:
+            raise InputError(f"the crop is {height}x{width} pixels; expected a square one for 144 views")
+        if self.views == 10 and (resize is None or resize <= max(height, width)):
+            whole = "scaled whole" if resize is None else f"scaled to {resize}"
+            raise InputError(
+                f"the photographs are {whole} for crops of {height}x{width}, which leaves the ten views nothing to "
+                "choose; expected a larger scale or a smaller crop"
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The classes of the photographs."""
+        return self.photographs.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """The shape of a view."""
+        return self.photographs.image_shape
+
+    def __len__(self) -> int:
+        return self.views * len(self.photographs)
+
+    def read(self, indices: Indices) -> tuple[Images, Labels]:
+        """Decodes the photographs that the views at `indices` are of, each once, and cuts the views."""
+        photographs, views = np.divmod(np.asarray(indices, np.int64), self.views)
+        height, width, channels = self.image_shape
+        images = np.empty((len(photographs), *self.image_shape), np.uint8)
+        for index in np.unique(photographs):
+            whole = pixels.decode(self.photographs.paths[index], channels, None, upright=True)
+            if self.views == 144:
+                every = crops.many_of_photograph(whole, height)
+            else:
+                assert self.photographs.resize is not None
+                every = crops.ten_of_photograph(whole, self.photographs.resize, (height, width))
+            images[photographs == index] = every[views[photographs == index]]
+        return images, self.photographs.labels[photographs]
+
+
 def cut(
     image: UInt8[np.ndarray, "h w c"], resize: int | None, height: int, width: int
 ) -> UInt8[np.ndarray, "height width c"]:
@@ -63,12 +115,9 @@ def cut(
     Returns:
       Pixels.
     """
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    # The longer side is rounded down, and half pixels of the crop's corner to even, as torchvision does.
-    across, down = (int(resize * side / min(picture.size)) for side in picture.size) if resize else (width, height)
-    scaled = np.asarray(picture.resize((across, down), Image.Resampling.BILINEAR)).reshape(down, across, -1)
-    top, left = round((down - height) / 2), round((across - width) / 2)
-    return scaled[top : top + height, left : left + width]
+    if resize is None:
+        return crops.resized(image, height, width)
+    return crops.central(crops.scaled(image, resize), height, width)
 
 
 def open_photographs(folder: str | Path, input_shape: tuple[int, int, int], resize: int | None) -> PhotographSource:

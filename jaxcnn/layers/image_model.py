@@ -48,6 +48,11 @@ class ImageModel(nn.Module):
             raise InputError(f"dropout is {dropout}; expected a probability in [0, 1)")
         super().__post_init__()
 
+    @property
+    def branch_norms(self) -> str | None:
+        """The paths of the batch norms that end a residual branch, as a regular expression; None where none does."""
+        return None
+
     def standardize(self, images: ArrayLike) -> Array:
         """x = (image - mean) / std, per channel.
 

@@ -143,6 +143,11 @@ class CifarResNet(ImageModel):
             raise InputError(f"depth is {self.depth}; expected 6n + 2 with n >= 2")
         super().__post_init__()
 
+    @property
+    def branch_norms(self) -> str | None:
+        """See `ImageModel`."""
+        return r"stage\d+/block\d+/norm2" if self.residual else None
+
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""

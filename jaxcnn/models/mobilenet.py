@@ -79,6 +79,11 @@ class MobileNetV2(ImageModel):
     dropout: float = 0.2
     activation: Activation = "relu6"
 
+    @property
+    def branch_norms(self) -> str | None:
+        """See `ImageModel`."""
+        return r"stage\d+/block(?!1/)\d+/project/norm"  # a stage's first block has no shortcut
+
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""

@@ -124,6 +124,11 @@ class ResNet(ImageModel):
             raise InputError(f"depth is {self.depth}; expected one of {', '.join(map(str, BLOCKS))}")
         super().__post_init__()
 
+    @property
+    def branch_norms(self) -> str | None:
+        """See `ImageModel`."""
+        return rf"stage\d+/block\d+/norm{3 if self.depth >= 50 else 2}" if self.residual else None
+
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""

@@ -108,6 +108,11 @@ class StochasticDepthResNet(ImageModel):
             raise InputError(f"survival is {self.survival}; expected a probability in (0, 1]")
         super().__post_init__()
 
+    @property
+    def branch_norms(self) -> str | None:
+        """See `ImageModel`."""
+        return r"stage\d+/block\d+/norm2"
+
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""

@@ -85,6 +85,11 @@ class Xception(ImageModel):
     dropout: float = 0.5
     activation: Activation = "relu"
 
+    @property
+    def branch_norms(self) -> str | None:
+        """See `ImageModel`."""
+        return r"block([1-3]|12)/conv2/pointwise/norm|block([4-9]|1[01])/conv3/pointwise/norm"
+
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C] in [0, 1] to logits [N, num_classes]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from jaxcnn import models, run
-from jaxcnn.config import DataConfig
+from jaxcnn.config import DataConfig, LossName, ModelSpec
 from jaxcnn.data import imagenet, open_split, pipeline
-from jaxcnn.data.photographs import open_photographs
+from jaxcnn.data.crops import Box, Crops, padding, ten_boxes
+from jaxcnn.data.photographs import ViewSource, open_photographs
 from jaxcnn.data.pipeline import Device
 from jaxcnn.data.spec import Source, Split
 from jaxcnn.errors import InputError
 from jaxcnn.loading import Which, load, load_named
 from jaxcnn.state import State
+from jaxcnn.train import views
 from jaxcnn.train.losses import cross_entropy
 from jaxcnn.train.parallel import map_evaluation_step, replicate
 from jaxcnn.train.step import EvaluationStep, Metrics, hits, make_evaluation_step
@@ -36,7 +39,7 @@ class Evaluation:
       examples: number of images.
       top1: share of them whose label has the largest logit.
       top5: share of them whose label is among the five largest logits.
-      loss: mean cross-entropy in nats.
+      loss: mean over the images, of a run the one it was trained on and otherwise the cross-entropy in nats.
     """
 
     examples: int
@@ -91,10 +94,18 @@ class Evaluator:
       source: the split.
       config: batch size and storage.
       devices: where to compute.
+      loss: which one is measured.
     """
 
-    def __init__(self, model: nn.Module, source: Source, config: DataConfig, devices: Sequence[Device]) -> None:
-        self._step: EvaluationStep = map_evaluation_step(make_evaluation_step(model), devices)
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        config: DataConfig,
+        devices: Sequence[Device],
+        loss: LossName = "cross_entropy",
+    ) -> None:
+        self._step: EvaluationStep = map_evaluation_step(make_evaluation_step(model, loss), devices)
         # The last batch is padded anyway, so any batch size can be rounded up to what the devices share equally.
         batch_size = -(-config.batch_size // len(devices)) * len(devices)
         self._source, self._devices = source, devices
@@ -102,27 +113,47 @@ class Evaluator:
 
     def __call__(self, state: State) -> Evaluation:
         """Scores of `state` on the split."""
-        totals = {"loss": 0.0, "top1": 0, "top5": 0, "examples": 0}
-        for _, sums, _ in self._batches(state):
-            # Float32 sums of single batches are added in double precision, so the mean does not drift with the size.
-            totals = {name: totals[name] + sums[name].item() for name in totals}
-        count = int(totals["examples"])
-        return Evaluation(examples=count, **{name: totals[name] / count for name in ("loss", "top1", "top5")})
+        return _mean(sums for _, sums, _ in self._batches(state))
 
     def predict(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         """The logits [examples, k] that `state` gives on the split, in its order, and the labels [examples]."""
-        kept = [
-            (np.asarray(logits)[mask], np.asarray(batch.labels)[mask])
-            for batch, _, logits in self._batches(state)
-            for mask in (np.asarray(batch.mask),)
-        ]
-        logits, labels = zip(*kept, strict=True)
-        return np.concatenate(logits), np.concatenate(labels)
+        return self.score_and_predict(state)[1:]
+
+    def score_and_predict(self, state: State) -> tuple[Evaluation, np.ndarray, np.ndarray]:
+        """What calling the evaluator and `predict` give, computed once."""
+        kept, sums = [], []
+        for batch, summed, logits in self._batches(state):
+            mask = np.asarray(batch.mask)
+            kept.append((np.asarray(logits)[mask], np.asarray(batch.labels)[mask]))
+            sums.append(summed)
+        logits, labels = map(np.concatenate, zip(*kept, strict=True))
+        return _mean(sums), logits, labels
+
+    def logits(self, state: State) -> Iterator[np.ndarray]:
+        """The logits batch by batch, [n, k], for splits whose logits are too many to keep."""
+        for batch, _, logits in self._batches(state):
+            yield np.asarray(logits)[np.asarray(batch.mask)]
 
     def _batches(self, state: State) -> Iterator[tuple[pipeline.Batch, Metrics, Array]]:
         state = replicate(state, self._devices)
         for batch in pipeline.evaluation(self._source, self._config, devices=self._devices):
             yield batch, *self._step(state, batch)
+
+
+def _mean(sums: Iterable[Metrics]) -> Evaluation:
+    totals = {"loss": 0.0, "top1": 0, "top5": 0, "examples": 0}
+    for each in sums:
+        # Float32 sums of single batches are added in double precision, so the mean does not drift with the size.
+        totals = {name: totals[name] + each[name].item() for name in totals}
+    count = int(totals["examples"])
+    return Evaluation(examples=count, **{name: totals[name] / count for name in ("loss", "top1", "top5")})
+
+
+def score(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Evaluation:
+    """Scores of logits, or of log probabilities."""
+    z, y = jnp.asarray(logits), jnp.asarray(labels)
+    top1, top5 = (float(hits(z, y, top).mean()) for top in (1, 5))
+    return Evaluation(len(labels), top1, top5, float(cross_entropy(z, y).mean()))
 
 
 def evaluate_run(
@@ -131,6 +162,7 @@ def evaluate_run(
     checkpoint: Which = "latest",
     split: Split = "test",
     data_directory: str | None = None,
+    crops: Crops = 1,
 ) -> Evaluation:
     """Scores of a run, from its directory alone.
 
@@ -139,19 +171,80 @@ def evaluate_run(
       checkpoint: the newest, the best, or a step.
       split: which images.
       data_directory: where they lie now, if not where they were in training.
+      crops: views of each image whose probabilities are averaged: 1 is the image, 10 those of `crops.ten_boxes` from
+        the image padded with zeros as in training.
 
     Returns:
-      The same numbers that training wrote at that step.
+      With one crop, the same numbers that training wrote at that step.
 
     Raises:
-      InputError: the run, the checkpoint or the data cannot be read.
+      InputError: the run, the checkpoint or the data cannot be read, or its images have no such views.
     """
+    evaluator, state = _run_evaluator(directory, checkpoint, split, data_directory, crops)
+    return evaluator(state)
+
+
+def predict_run(
+    directory: str | Path,
+    *,
+    checkpoint: Which = "latest",
+    split: Split = "test",
+    data_directory: str | None = None,
+    crops: Crops = 1,
+) -> tuple[Evaluation, Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
+    """What `evaluate_run` gives, with the logits (log probabilities, for several crops) and the labels behind it."""
+    evaluator, state = _run_evaluator(directory, checkpoint, split, data_directory, crops)
+    return evaluator.score_and_predict(state)
+
+
+def _run_evaluator(
+    directory: str | Path, checkpoint: Which, split: Split, data_directory: str | None, crops: Crops
+) -> tuple[Evaluator, State]:
     if os.path.isfile(directory):
         raise InputError(f"{directory} is a file; expected a run directory, or MODEL --weights {directory}")
     model, state = load(directory, checkpoint=checkpoint)
     source, config = open_run_split(directory, split, data_directory)
-    devices = jax.local_devices()
-    return Evaluator(model, source, config, devices)(state)
+    experiment, spec = run.read(directory)
+    loss = experiment.loss.name if crops == 1 else "cross_entropy"  # several views give probabilities
+    return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices(), loss), state
+
+
+def with_views(model: nn.Module, spec: ModelSpec, source: Source, crops: Crops) -> nn.Module:
+    """The network as it looks at the images of a split.
+
+    Ten crops have the size of the network's input where the images are larger; images of that size or smaller are
+    padded with zeros by `crops.padding`, and the crops have the images' own size. Dense views are the whole image and
+    its mirror image, see `views.class_scores`.
+
+    Args:
+      model: the network.
+      spec: what it was built for.
+      source: the images.
+      crops: views of each.
+
+    Returns:
+      The network itself for one crop, and otherwise one whose logits are the log of the averaged probabilities.
+
+    Raises:
+      InputError: the images have no such views.
+    """
+    if crops == 1:
+        return model
+    image, network = source.image_shape[:2], spec.input_shape[:2]
+    larger = image != network and image[0] >= network[0] and image[1] >= network[1]
+    sizes = f"images of {image[0]}x{image[1]} for a network of {network[0]}x{network[1]}"
+    if crops == 144:
+        raise InputError(f"crops are 144, with {sizes}; expected photographs of any size for them, and here 1 or 10")
+    if crops == "dense":
+        if not larger:
+            raise InputError(f"crops are dense, with {sizes}; expected larger images for them, and here 1 or 10")
+        boxes = (Box(0, 0, False), Box(0, 0, True))
+        flattened = models.torch_names(spec.name).flattened
+        return views.Views(model, boxes, image, flattened=tuple(flattened.items()))
+    if larger:
+        return views.Views(model, ten_boxes(image, network), network)
+    border = padding(image)
+    return views.Views(model, ten_boxes((image[0] + 2 * border, image[1] + 2 * border), image), image, border)
 
 
 def open_run_split(directory: str | Path, split: Split, data_directory: str | None = None) -> tuple[Source, DataConfig]:
@@ -179,7 +272,9 @@ def open_run_split(directory: str | Path, split: Split, data_directory: str | No
     return source, config
 
 
-def evaluate_dataset(name: str, weights: str | Path, config: DataConfig, split: Split = "test") -> Evaluation:
+def evaluate_dataset(
+    name: str, weights: str | Path, config: DataConfig, split: Split = "test", crops: Crops = 1
+) -> Evaluation:
     """Scores of a network with weights from a file, on a dataset.
 
     Args:
@@ -187,9 +282,11 @@ def evaluate_dataset(name: str, weights: str | Path, config: DataConfig, split: 
       weights: see `jaxcnn.load`.
       config: the dataset; its images enter as they are, or scaled to its image size.
       split: which images.
+      crops: views of each image whose probabilities are averaged, see `with_views`.
 
     Raises:
-      InputError: the weights do not fit the network, or the network does not fit the images and their classes.
+      InputError: the weights do not fit the network, the network does not fit the images and their classes, or the
+        images have no such views.
     """
     models.facts(name)  # a mistyped name is found before the dataset is looked for
     source = open_split(config, split, seed=0)
@@ -199,26 +296,36 @@ def evaluate_dataset(name: str, weights: str | Path, config: DataConfig, split: 
             f"{config.dataset} has images of {source.image_shape[-1]} channels; expected {spec.input_shape[-1]}, "
             f"as {name} takes"
         )
-    return Evaluator(model, source, config, jax.local_devices())(state)
+    return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices())(state)
 
 
 def evaluate_photographs(
-    name: str, weights: str | Path, folder: str | Path, config: DataConfig
+    name: str,
+    weights: str | Path,
+    folder: str | Path,
+    config: DataConfig,
+    *,
+    crops: Crops = 1,
+    scales: Sequence[int] = views.SCALES,
 ) -> PhotographEvaluation:
     """What a network trained on ImageNet, with weights from a file, sees in a folder of photographs.
 
-    Each is scaled and cut as in the published evaluation of the network.
+    Each is scaled and cut as in the published evaluation of the network, or looked at in several views whose
+    probabilities are averaged.
 
     Args:
       name: of the network.
       weights: see `jaxcnn.load`.
       folder: see `jaxcnn.data.photographs.open_photographs`.
       config: batch size, storage, and height and width in pixels of the central crop, by default those that the file
-        notes, or the published input's.
+        notes, or the published input's; it is the size of the 10 and 144 views too, and the least scale of dense ones.
+      crops: 1 is the central crop; 10 and 144 are `crops.ten_of_photograph` and `crops.many_of_photograph`, and dense
+        `views.dense_photographs`.
+      scales: of dense views: the photograph's shorter sides in pixels.
 
     Raises:
-      InputError: the weights do not fit the network, the network is not for ImageNet's classes, or the folder does
-        not hold what it should.
+      InputError: the weights do not fit the network, the network is not for ImageNet's classes, the folder does not
+        hold what it should, or the photographs have no such views.
     """
     spec, model, state = load_named(name, weights)
     height, width, channels = spec.input_shape
@@ -229,8 +336,17 @@ def evaluate_photographs(
     if spec.class_names not in ((), imagenet.names(), tuple(entry.synset for entry in imagenet.classes())):
         raise InputError(f"{weights} is for the classes {', '.join(spec.class_names[:3])}, ...; expected ImageNet's")
     source = open_photographs(folder, shape, models.facts(name).preprocessing.resize)
-    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
-    logits, labels = map(jnp.asarray, Evaluator(model, source, config, jax.local_devices()).predict(state))
+    labels = jnp.asarray(source.labels)
+    if crops == "dense":
+        flattened = models.torch_names(name).flattened
+        logits = jnp.asarray(
+            views.dense_photographs(model, state, source, flattened, scales=scales, batch_size=config.batch_size)
+        )
+    elif crops == 1:
+        config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
+        logits = jnp.asarray(Evaluator(model, source, config, jax.local_devices()).predict(state)[0])
+    else:
+        logits = jnp.asarray(_averaged(model, state, ViewSource(source, crops), config))
     shares, best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
     predictions = tuple(
         Prediction(
@@ -246,3 +362,13 @@ def evaluate_photographs(
         return PhotographEvaluation(len(source), None, None, None, predictions)
     top1, top5 = (float(hits(logits, labels, top).mean()) for top in (1, 5))
     return PhotographEvaluation(len(source), top1, top5, float(cross_entropy(logits, labels).mean()), predictions)
+
+
+def _averaged(model: nn.Module, state: State, source: ViewSource, config: DataConfig) -> Float[np.ndarray, "n k"]:
+    # The views of all photographs are too many to keep, so they are streamed and their probabilities added up.
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)), storage="stream")
+    mean, first = views.LogMean(len(source.photographs)), 0
+    for logits in Evaluator(model, source, config, jax.local_devices()).logits(state):
+        mean.add((np.arange(first, first + len(logits)) // source.views).tolist(), logits)
+        first += len(logits)
+    return mean.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import tree_leaves_with_path
 from rich.console import Console
 
@@ -24,14 +27,17 @@ from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.data import open_split, pipeline
 from jaxcnn.data.spec import Source
-from jaxcnn.errors import CheckpointError, InputError, RunError
+from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.interop import weights
+from jaxcnn.layers import initializers
+from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.state import State
-from jaxcnn.train import optimizers
+from jaxcnn.train import diagnostics, optimizers, recovery, schedules
+from jaxcnn.train.diagnostics import Timing, make_diagnostics_step
 from jaxcnn.train.evaluate import Evaluator
 from jaxcnn.train.logging import Display, TensorBoard
-from jaxcnn.train.parallel import map_train_step, replicate
-from jaxcnn.train.step import AXIS, make_train_step
+from jaxcnn.train.parallel import map_diagnostics_step, map_train_step, replicate
+from jaxcnn.train.step import AXIS, make_objective, make_train_step
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,31 @@ def _from_weights(experiment: Experiment, spec: ModelSpec, state: State) -> Stat
     return weights.fit(contents, spec.name, state, skip=sorted(heads))
 
 
+def _initial(
+    experiment: Experiment, model: ImageModel, spec: ModelSpec, optimizer: optax.GradientTransformation
+) -> State:
+    """The state at step 0, with the distribution of the kernels that the experiment asks for."""
+    config, key = experiment.model, jax.random.key(experiment.training.seed)
+    state = states.create(model, key, spec.input_shape, optimizer)
+    params = state.params
+    if config.initializer is not None:
+        params = initializers.initialize(params, config.initializer, key)
+    if config.zero_gamma:
+        params = initializers.zero_gamma(params, model.branch_norms)
+    return state if params is state.params else state.replace(params=params, opt_state=optimizer.init(params))
+
+
+def _require_updates(experiment: Experiment, examples: int, total_steps: int) -> None:
+    """Refuses a full batch that leaves examples out, and a run that ends before its first update."""
+    if experiment.optimizer.name == "gd":
+        optimizers.require_full_batches(examples, experiment.data.batch_size)
+    if experiment.optimizer.accumulate > total_steps:
+        raise InputError(
+            f"optimizer.accumulate is {experiment.optimizer.accumulate}; expected at most the {total_steps} batches of "
+            "the run"
+        )
+
+
 def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
     """Refuses to start afresh over the records of a run whose checkpoints have gone."""
     last = max((record["step"] for record in files.metrics.read()), default=0)
@@ -167,15 +198,8 @@ def _require_plausible(files: run.Run, step: int, first_save: int) -> None:
         )
 
 
-def _require_finite(loss: float, step: int, directory: str | Path) -> None:
-    if not math.isfinite(loss):
-        raise RunError(
-            f"the training loss is {loss} at step {step} of {directory}; try a smaller optimizer.learning_rate"
-        )
-
-
 def train(experiment: Experiment, directory: str | Path, *, console: Console | None = None) -> Result:
-    """Trains an experiment in a run directory, from its newest checkpoint if there is one.
+    """Trains an experiment in a run directory, from its newest whole checkpoint if there is one.
 
     The outcome is a function of the experiment alone (on one kind of machine with one number of devices): a run that
     was killed at any moment and started again ends with the same bits and the same metrics.jsonl.
@@ -191,12 +215,27 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
     Raises:
       InputError: the experiment cannot be run on this data or on these devices.
       CheckpointError: the directory holds something else, or a damaged checkpoint.
-      RunError: the loss is no longer finite, or a checkpoint cannot be written.
+      RunError: the loss is not finite even after going back to a checkpoint with a lower learning rate, as often as
+        the experiment allows, or a checkpoint cannot be written.
     """
     began = time.perf_counter()
     experiment = _located(experiment)
-    config, devices = experiment.training, jax.local_devices()
     console = console or Console(quiet=True)
+    while True:
+        try:
+            result = _train(experiment, directory, console)
+        except recovery.Diverged as diverged:
+            said = recovery.roll_back(experiment, directory, diverged)
+            console.print(said, highlight=False, soft_wrap=True)
+        else:
+            return replace(result, seconds=time.perf_counter() - began)
+
+
+def _train(experiment: Experiment, directory: str | Path, console: Console) -> Result:
+    """Trains from the newest checkpoint, with the learning rate that the rollbacks so far have left."""
+    began = time.perf_counter()
+    config, devices = experiment.training, jax.local_devices()
+    rule = replace(experiment.optimizer, learning_rate=recovery.learning_rate(experiment, directory))
 
     training = open_split(experiment.data, "train", config.seed)
     held_out = "validation" if experiment.data.validation else "test"
@@ -209,13 +248,16 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
         pipeline.prepare(source, experiment.data, devices)  # a broken image is found before anything is written
     spec = resolve(experiment, training, directory)
     model = models.from_spec(spec, axis_name=AXIS)
-    rates = optimizers.schedule(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = optimizers.create(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    state = states.create(model, jax.random.key(config.seed), spec.input_shape, optimizer)
+    rates = schedules.schedule(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    optimizer = optimizers.create(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    _require_updates(experiment, len(training), total_steps)
+    state = _initial(experiment, model, spec, optimizer)
     saved = os.path.join(directory, "checkpoints")
     continued = os.path.isdir(saved) and any(name.isdigit() for name in os.listdir(saved))
     if not continued:
         state = _from_weights(experiment, spec, state)  # like the images, refused before anything is written
+    if experiment.optimizer.ema is not None:
+        state = state.replace(ema_params=jax.tree.map(jnp.copy, state.params))
     state = replicate(state, devices)
 
     with (
@@ -225,7 +267,8 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
     ):
         pending: list[dict[str, Any]] = []  # metrics of the steps since the last training record
         if checkpoints.latest() is not None:
-            state, progress = checkpoints.restore(state)
+            say = functools.partial(console.print, highlight=False, soft_wrap=True)
+            state, progress = recovery.newest(checkpoints, state, say)
             pending = progress["pending"]
             if progress["examples"] != len(training):
                 raise CheckpointError(
@@ -239,9 +282,12 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
         files.metrics.truncate(step)
         scored = [record for record in files.metrics.read() if record.get("split") == held_out]
         top1 = scored[-1].get("top1") if scored else None
+        first = next((record["loss"] for record in files.metrics.read() if record["split"] == "train"), None)
 
-        train_step = map_train_step(make_train_step(model, optimizer, experiment.optimizer.rates), devices)
-        evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices)
+        train_step = map_train_step(make_train_step(model, optimizer, experiment), devices)
+        diagnose = map_diagnostics_step(make_diagnostics_step(make_objective(model, experiment)), devices)
+        evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices, experiment.loss.name)
+        timing = Timing(files.directory, step=step)
         batches = pipeline.training(
             training, experiment.data, seed=config.seed, start_step=step, stop_step=total_steps, devices=devices
         )
@@ -251,11 +297,21 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
             TensorBoard(files.directory / "tensorboard", step=step) as board,
         ):
             for taken, batch in enumerate(batches):
+                timing.lap("data")
+                every = config.diagnose_every
+                due = every is not None and (step == 0 or (step + 1) % every == 0)
+                diagnosis = diagnose(state, batch) if due else None  # before the step, which consumes the state
                 state, metrics = train_step(state, batch)
                 step += 1
                 pending.append(metrics)
                 # The host may run two steps ahead, no more: queued steps hold their batches in memory.
                 jax.block_until_ready(metrics if taken == 0 else pending[-3:][0])
+                timing.lap("compilation" if taken == 0 else "step")
+                if diagnosis is not None:
+                    record = diagnostics.record(step, diagnosis)
+                    files.metrics.append(record)
+                    board.write({"step": step, "split": record["split"], **diagnostics.scalars(record)})
+                    timing.lap("diagnostics")
                 if taken == 0:
                     clock = time.perf_counter()  # compiling is not training
                 else:
@@ -265,19 +321,24 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                 if epoch_ends or step % config.log_every == 0:
                     means = {name: float(np.mean([float(m[name]) for m in pending])) for name in ("loss", "top1")}
                     pending = []
+                    timing.lap("step")
                     elapsed = time.perf_counter() - clock
                     seconds, trained = seconds + elapsed, trained + since
-                    images_per_second, since = since * experiment.data.batch_size / elapsed, 0
+                    images = since * experiment.data.batch_size
+                    images_per_second, since = images / elapsed, 0
                     record = {
                         "step": step,
                         "split": "train",
                         **means,
-                        "learning_rate": float(np.asarray(rates(step - 1))),
+                        "learning_rate": float(np.asarray(rates(step - 1))) * schedules.rate_scale(state.opt_state),
                     }
                     files.metrics.append(record)
                     board.write(record, images_per_second=images_per_second)
                     display.trained(step, **means, images_per_second=images_per_second)
-                    _require_finite(means["loss"], step, directory)
+                    timing.lap("other")
+                    timing.write(step, images)
+                    recovery.require_sound(means["loss"], first, step, directory)
+                    first = means["loss"] if first is None else first
                     clock = time.perf_counter()
 
                 paused = time.perf_counter()  # evaluation and saving are not training
@@ -289,12 +350,16 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                     files.metrics.append(record)
                     board.write(record)
                     display.evaluated(step // steps_per_epoch, config.epochs, record, images_per_second)
+                    observed = schedules.observe(state.opt_state, experiment.optimizer, scores["loss"])
+                    state = replicate(state.replace(opt_state=observed), devices)
+                    timing.lap("evaluation")
 
                 due = epoch_ends if config.checkpoint_every is None else step % config.checkpoint_every == 0
                 if due or step == total_steps or stop.is_set():
                     pending = [{name: float(value) for name, value in m.items()} for m in pending]
+                    timing.lap("step")
                     for values in pending:
-                        _require_finite(values["loss"], step, directory)
+                        recovery.require_sound(values["loss"], first, step, directory)
                     checkpoints.save(
                         state,
                         progress={"pending": pending, "examples": len(training)},
@@ -302,10 +367,13 @@ def train(experiment: Experiment, directory: str | Path, *, console: Console | N
                         model=spec,
                         metrics=scores and {name: scores[name] for name in ("top1", "top5", "loss")},
                     )
+                    timing.lap("checkpoint")
                 clock += time.perf_counter() - paused
                 if stop.is_set():
                     break
             checkpoints.wait()
+            timing.lap("checkpoint")
+            timing.write(step, since * experiment.data.batch_size)
     return Result(
         run=str(directory),
         steps=step,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcnn.data.pipeline import Device
 from jaxcnn.layers.convolution import compiler_options
+from jaxcnn.train.diagnostics import DiagnosticsStep
 from jaxcnn.train.step import AXIS, EvaluationStep, TrainStep
 
 _Tree = TypeVar("_Tree")
@@ -44,4 +45,10 @@ def map_train_step(step: TrainStep, devices: Sequence[Device]) -> TrainStep:
 def map_evaluation_step(step: EvaluationStep, devices: Sequence[Device]) -> EvaluationStep:
     """Compiles an evaluation step over `devices`; the sums come back once, the logits with a device dimension."""
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=devices)
+    return jax.jit(mapped, compiler_options=compiler_options())
+
+
+def map_diagnostics_step(step: DiagnosticsStep, devices: Sequence[Device]) -> DiagnosticsStep:
+    """Compiles a diagnostics step over `devices`; what it finds comes back once."""
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
     return jax.jit(mapped, compiler_options=compiler_options())
