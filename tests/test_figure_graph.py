@@ -154,6 +154,36 @@ def test_data_flow_from_left_to_right():
     assert names["b"] < names["+"]
 
 
+def operands(figure, name: str) -> set[tuple[str, ...]]:
+    """The names of what the operations of one name take, from the upper arrow to the lower."""
+    texts = {text.get_position(): text.get_text() for text in drawn(figure)}
+    found = set()
+    for at, text in texts.items():
+        arrows = [(start, end) for start, end in ends(figure) if np.hypot(*(end - at)) < 12]
+        if text == name and arrows:
+            starts = [start for start, _ in sorted(arrows, key=lambda arrow: -arrow[1][1])]
+            before = [[p for p in texts if abs(p[1] - y) < 0.01 and p[0] < x] for x, y in starts]
+            found.add(tuple(texts[max(positions)] for positions in before))
+    return found
+
+
+def test_the_first_operand_arrives_above_the_second_where_they_are_not_alike():
+    assert operands(picture("logistic loss"), "−") == {("1", "σ"), ("1", "y"), ("×", "×")}  # noqa: RUF001
+    assert operands(picture("shared"), "/") == {("×", "+")}  # noqa: RUF001
+
+
+@pytest.mark.parametrize("name", ["−", "/", "^"])  # noqa: RUF001
+@pytest.mark.parametrize("inputs", [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)])
+def test_the_order_of_operands_is_drawn_wherever_they_stand(name, inputs):
+    """The second of three is an input, the third an operation that another operation takes too."""
+    nodes = [Node("x", "input"), Node("y", "input"), Node("exp", inputs=(0,), local=(1.0,))]
+    nodes += [Node("log", inputs=(2,), local=(1.0,)), Node(name, inputs=inputs, local=(1.0, 1.0))]
+    nodes.append(Node("+", inputs=(3, 4), local=(1.0, 1.0)))
+    figure = draw(Graph(nodes))
+    check_drawing(figure, nodes)
+    assert operands(figure, name) == {tuple(nodes[i].name for i in inputs)}
+
+
 @st.composite
 def graphs(draw_: st.DrawFn) -> Graph:
     """Expressions as they are written: each new operation takes the latest value, and now and then an older one."""

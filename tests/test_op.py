@@ -51,6 +51,19 @@ def test_jit_vmap_and_second_derivatives_pass_through():
     np.testing.assert_array_equal(jax.jacrev(jax.grad(loss))(X), 4 * np.eye(2))
 
 
+def test_what_forward_saved_is_differentiated_in_turn():
+    # The backward pass by y = exp(x), which forward kept.
+    exponential = Op(lambda x: (jnp.exp(x), jnp.exp(x)), lambda y, dz: (dz * y,))
+    third = jax.grad(jax.grad(jax.grad(lambda x: exponential(2 * x))))
+    np.testing.assert_allclose(third(jnp.asarray(0.5)), 8 * np.e, rtol=1e-6)
+
+
+def test_a_hessian_takes_forward_mode_over_the_backward_pass():
+    exponential = Op(lambda x: (jnp.exp(x), jnp.exp(x)), lambda y, dz: (dz * y,))
+    hessian = jax.hessian(lambda x: exponential(2 * x).sum())(X)
+    np.testing.assert_allclose(hessian, np.diag(4 * np.exp(2 * X)), rtol=1e-6)
+
+
 def test_a_gradient_has_the_type_of_its_array():
     half = X.astype(jnp.bfloat16)
     dx, dw = jax.grad(lambda x, w: scaled(x, w, LABELS).sum(), (0, 1))(half, W)

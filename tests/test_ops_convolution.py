@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,10 @@ from hypothesis import strategies as st
 from jax import lax
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxcnn.analysis.summary import table
 from jaxcnn.errors import InputError
+from jaxcnn.layers.convolution import Conv
+from jaxcnn.layers.pooling import MaxPool
 from jaxcnn.ops.convolution import (
     convolution,
     convolution_backward,
@@ -23,12 +28,21 @@ from jaxcnn.ops.convolution import (
     full_padding,
     turn,
 )
-from jaxcnn.ops.im2col import dilate, output_size
+from jaxcnn.ops.im2col import dilate
+from jaxcnn.ops.pooling import max_pool
 
 OPS = {"definition": convolution, "im2col": convolution_im2col}
 WAYS = {**OPS, "library": convolution_library}
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without jaxtyping, whose hook refuses some inputs before the op can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Case(NamedTuple):
@@ -325,33 +339,46 @@ def test_the_pieces_of_the_backward_pass():
     assert full_padding((3, 2), ((1, 0), (0, 4)), (2, 1)) == ((3, 4), (1, -3))
 
 
+class Sequence(nn.Module):
+    layers: tuple[nn.Module, ...]
+
+    def __call__(self, images, *, train):
+        for layer in self.layers:
+            images = layer(images)
+        return images
+
+
 @every_way
 def test_sizes_and_weights_of_the_lecture_networks(way):
-    def shape(x: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-        return jax.eval_shape(way, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in (x, kernel))).shape
+    def by_hand(network: Sequence, size: tuple[int, int, int]) -> list[tuple[int, ...]]:
+        """The sizes of one image through `way` with the kernels of the network, and through `max_pool`."""
 
-    def pooled(x: tuple[int, ...]) -> tuple[int, ...]:
-        n, height, width, c = x
-        return n, output_size(height, 2, 2), output_size(width, 2, 2), c
+        def sizes(key):
+            x = jnp.zeros((1, *size))
+            params = network.init(key, x, train=False)["params"]
+            maps = [x]
+            for i, layer in enumerate(network.layers):
+                pooled = isinstance(layer, MaxPool)
+                maps.append(max_pool(maps[-1], window=2) if pooled else way(maps[-1], params[f"layers_{i}"]["kernel"]))
+            return maps
 
-    # A dense layer is a convolution whose kernel covers the image.
-    dense, few = (100, 100, 3, 1000), (3, 3, 3, 100)
-    assert shape((1, 100, 100, 3), dense) == (1, 1, 1, 1000)
-    assert math.prod(dense) == 30_000_000
-    assert shape((1, 100, 100, 3), few) == (1, 98, 98, 100)
-    assert math.prod(few) + few[-1] == 2_800
+        return [x.shape[1:] for x in jax.eval_shape(sizes, jax.random.key(0))]
 
-    first = shape((1, 28, 28, 1), (5, 5, 1, 20))
-    assert (first, pooled(first)) == ((1, 24, 24, 20), (1, 12, 12, 20))
-    kernel = (3, 3, 20, 50)
-    assert math.prod(kernel[:-1]) == 180
-    second = shape(pooled(first), kernel)
-    assert (second, pooled(second)) == ((1, 10, 10, 50), (1, 5, 5, 50))
+    one = Sequence((Conv(100, 3),))
+    assert table(one, (100, 100, 3)).totals.parameters == 2_800
+    assert by_hand(one, (100, 100, 3)) == [(100, 100, 3), (98, 98, 100)]
+
+    two = Sequence((Conv(20, 5), MaxPool(2), Conv(50, 3), MaxPool(2)))
+    rows, expected = table(two, (28, 28, 1)), [(28, 28, 1), (24, 24, 20), (12, 12, 20), (10, 10, 50), (5, 5, 50)]
+    assert rows[3].weights == 50 * 180
+    assert [row.output_shape for row in rows] == expected
+    assert by_hand(two, (28, 28, 1)) == expected
 
 
 IMAGE, KERNEL = (1, 5, 6, 4), (3, 2, 4, 2)
 BOTH = r"input \(1, 5, 6, 4\).*kernel \(3, 2, 4, 2\)"
 N = r"expected \[N, W, C\]"
+SIDES = r"expected one number of at least 0 or \(\(low, high\), \(low, high\)\)"
 BAD = {
     "kernel too large": (IMAGE, (6, 2, 4, 2), {}, r"\(1, 5, 6, 4\).*\(6, 2, 4, 2\).*no larger than the padded"),
     "padding too small": (IMAGE, (9, 2, 4, 2), {"padding": ((1, 2), (9, 9))}, r"\(9, 2, 4, 2\).*\(\(1, 2\), \(9"),
@@ -360,12 +387,23 @@ BAD = {
     "input channels not divisible": (IMAGE, (3, 2, 1, 3), {"groups": 3}, r"\(1, 5, 6, 4\).*\(3, 2, 1, 3\) in 3 groups"),
     "features not divisible": (IMAGE, (3, 2, 2, 3), {"groups": 2}, r"\(1, 5, 6, 4\).*\(3, 2, 2, 3\) in 2 groups"),
     "no groups": (IMAGE, KERNEL, {"groups": 0}, rf"{BOTH} in 0 groups"),
-    "stride 0": (IMAGE, KERNEL, {"strides": 0}, rf"{BOTH} with strides \(0, 0\); expected 2 of at least 1"),
-    "negative stride": (IMAGE, KERNEL, {"strides": (1, -2)}, rf"{BOTH} with strides \(1, -2\).*2 of at least 1"),
-    "three strides": (IMAGE, KERNEL, {"strides": (1, 1, 1)}, rf"{BOTH} with strides \(1, 1, 1\); expected 2 of"),
-    "negative padding": (IMAGE, KERNEL, {"padding": ((0, 0), (1, -1))}, rf"{BOTH} with padding .*2 of at least 0"),
-    "padding of one dimension": (IMAGE, KERNEL, {"padding": ((1, 1),)}, rf"{BOTH} with padding .*2 of at least 0"),
-    "dilation 0": (IMAGE, KERNEL, {"kernel_dilation": 0}, rf"{BOTH} with dilation \(0, 0\); expected 2 of at least 1"),
+    "stride 0": (
+        IMAGE,
+        KERNEL,
+        {"strides": 0},
+        rf"{BOTH} with strides 0; expected an integer of at least 1, or 2 of them",
+    ),
+    "negative stride": (IMAGE, KERNEL, {"strides": (1, -2)}, rf"{BOTH} with strides \(1, -2\); expected an integer"),
+    "negative strides": (IMAGE, KERNEL, {"strides": -1}, rf"{BOTH} with strides -1; expected an integer of at least 1"),
+    "three strides": (IMAGE, KERNEL, {"strides": (1, 1, 1)}, rf"{BOTH} with strides \(1, 1, 1\); .* 2 of them"),
+    "negative padding": (IMAGE, KERNEL, {"padding": ((0, 0), (1, -1))}, rf"{BOTH} with padding .*{SIDES}"),
+    "padding of one dimension": (IMAGE, KERNEL, {"padding": ((1, 1),)}, rf"{BOTH} with padding .*{SIDES}"),
+    "dilation 0": (
+        IMAGE,
+        KERNEL,
+        {"kernel_dilation": 0},
+        rf"{BOTH} with dilation 0; expected an integer of at least 1",
+    ),
     "kernel without taps": (IMAGE, (3, 0, 4, 2), {}, r"kernel \(3, 0, 4, 2\) with kernel size \(3, 0\)"),
     "kernel of one dimension": (IMAGE, (3, 4, 2), {}, rf"\(1, 5, 6, 4\) and kernel \(3, 4, 2\); {N}"),
     "no dimensions": ((1, 4), (4, 2), {}, rf"\(1, 4\) and kernel \(4, 2\); {N}"),
@@ -378,6 +416,34 @@ BAD = {
 def test_bad_input_is_refused_with_both_shapes(way, x, kernel, options, message):
     with pytest.raises(InputError, match=message):
         way(jnp.zeros(x), jnp.zeros(kernel), **options)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": (1, 1)}, rf"padding \(1, 1\); {SIDES}"),
+        ({"padding": "SAME"}, rf"padding SAME; {SIDES}"),
+        ({"strides": 1.5}, r"strides 1.5; expected an integer of at least 1, or 2 of them"),
+        ({"strides": (2.0, 2.0)}, r"strides \(2.0, 2.0\); expected an integer of at least 1, or 2 of them"),
+    ],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused_with_both_shapes(unchecked, way, options, message):
+    with pytest.raises(InputError, match=rf"{BOTH} with {message}"):
+        way(jnp.zeros(IMAGE), jnp.zeros(KERNEL), **options)
+
+
+@every_way
+def test_lists_and_integers_of_numpy_are_options_too(way):
+    arrays = jnp.asarray(normal(1, 6, 5, 2), jnp.float32), jnp.asarray(normal(3, 2, 2, 3), jnp.float32)
+    expected = value_and_gradients(lambda *a: way(*a, strides=2, padding=1), *arrays)
+    for strides, padding in ([2, 2], [[1, 1], [1, 1]]), (np.int64(2), np.int64(1)):
+        actual = value_and_gradients(
+            lambda *a, strides=strides, padding=padding: way(*a, strides=strides, padding=padding), *arrays
+        )
+        for a, e in zip(actual, expected, strict=True):
+            assert_array_equal(a, e)
 
 
 @every_way

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from jaxcnn.analysis.summary import table
 from jaxcnn.errors import InputError
 from jaxcnn.ops.dense import dense
 from jaxcnn.ops.dropout import dropout
@@ -161,11 +163,18 @@ def test_dense_equals_pytorch(torch, n, inputs, outputs):
 
 
 def test_a_thousand_units_on_an_image_have_thirty_million_weights():
-    x, bias = jax.ShapeDtypeStruct((1, 100 * 100 * 3), jnp.float32), jax.ShapeDtypeStruct((1000,), jnp.float32)
-    weights = jax.ShapeDtypeStruct((100 * 100 * 3, 1000), jnp.float32)
-    assert jax.eval_shape(dense, x, weights, bias).shape == (1, 1000)
-    dweights = jax.eval_shape(jax.grad(lambda w, x, b: jnp.sum(dense(x, w, b))), weights, x, bias)
-    assert dweights.size == 30_000_000
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            return nn.Dense(1000, use_bias=False, name="units")(images.reshape(len(images), -1))
+
+    def by_hand(key):
+        images = jnp.zeros((1, 100, 100, 3))
+        weights = Network().init(key, images, train=False)["params"]["units"]["kernel"]
+        return dense(images.reshape(1, -1), weights, jnp.zeros(1000))
+
+    assert table(Network(), (100, 100, 3)).totals.parameters == 30_000_000
+    assert jax.eval_shape(by_hand, jax.random.key(0)).shape == (1, 1000)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

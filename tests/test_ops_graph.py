@@ -239,8 +239,24 @@ def choice(x):
 
 @pytest.mark.parametrize(("function", "name"), [(loop, "scan"), (choice, "gt"), (jnp.floor, "floor")])
 def test_an_operation_without_a_rule_is_named_beside_those_that_have_one(function, name: str):
-    with pytest.raises(InputError, match=f"no rule for '{name}'; known: abs, add, .*, tanh"):
+    with pytest.raises(InputError, match=f"no rule for '{name}' giving [a-z0-9]+; known: abs, add, .*, tanh"):
         trace(function, 2.0)
+
+
+def quotient(x):
+    return x * lax.div(jnp.asarray(7), jnp.asarray(2)).astype(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(lambda x: x * x.astype(int), "convert_element_type"), (quotient, "div")]
+)
+def test_operations_on_integers_are_not_taken_for_those_on_real_numbers(function, name: str):
+    with pytest.raises(InputError, match=f"no rule for '{name}' giving int32; known"):
+        trace(function, 2.7)
+
+
+def test_a_constant_may_be_an_integer():
+    check_walk(trace(lambda x: x * jnp.asarray(2) + jnp.full((), 3), 2.7), lambda x: 2 * x + 3, 2.7)
 
 
 def test_arrays_are_refused_with_their_shape():

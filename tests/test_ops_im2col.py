@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxcnn.errors import InputError
 from jaxcnn.ops.convolution import convolution_library
 from jaxcnn.ops.im2col import col2im, im2col, output_size
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without jaxtyping, whose hook refuses some inputs before the op can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -101,13 +111,57 @@ def test_output_size_counts_the_places_of_a_kernel(n: int, f: int, s: int, p: in
 
 def test_what_does_not_fit_is_refused():
     x = jnp.zeros((1, 5, 6, 4))
-    with pytest.raises(InputError, match=r"input \(1, 5, 6, 4\) and kernel size \(7, 7\).*no larger"):
+    with pytest.raises(
+        InputError,
+        match=r"input \(1, 5, 6, 4\) and kernel size 7 with padding .*\(0, 0\)\); .* no larger than the padded",
+    ):
         im2col(x, 7)
-    with pytest.raises(InputError, match=r"input \(1, 5, 6, 4\) and kernel size \(3,\).*expected 2 of at least 1"):
+    with pytest.raises(
+        InputError, match=r"input \(1, 5, 6, 4\) and kernel size \(3,\).*an integer of at least 1, or 2 of them"
+    ):
         im2col(x, (3,))
     with pytest.raises(InputError, match=r"input \(5, 4\).*expected input \[N, W, C\] or \[N, H, W, C\]"):
         im2col(jnp.zeros((5, 4)), 3)
-    with pytest.raises(InputError, match=r"columns \(16, 21\).*input \(1, 5, 6, 4\).*\(2, 2\); expected \(16, 20\)"):
+    with pytest.raises(
+        InputError, match=r"columns \(16, 21\).*input \(1, 5, 6, 4\).*kernel size 2; expected \(16, 20\)"
+    ):
         col2im(jnp.zeros((16, 21)), x.shape, 2)
-    with pytest.raises(InputError, match=r"input \(1, 5, 6, 4\) and kernel size \(2, 2\) with strides \(0, 1\)"):
+    with pytest.raises(InputError, match=r"input \(1, 5, 6, 4\) and kernel size 2 with strides \(0, 1\); expected an"):
         col2im(jnp.zeros((16, 20)), x.shape, 2, strides=(0, 1))
+
+
+def test_lists_and_integers_of_numpy_are_options_too():
+    x = jnp.asarray(normal(1, 6, 7, 2))
+    options = {"strides": (2, 2), "padding": ((1, 1), (1, 1)), "kernel_dilation": (1, 2)}
+    expected = im2col(x, (3, 3), **options)
+    lists = {"strides": [2, 2], "padding": [[1, 1], [1, 1]], "kernel_dilation": np.array([1, 2])}
+    numbers = {"strides": np.int64(2), "padding": np.uint8(1), "kernel_dilation": (np.int32(1), 2)}
+    for same in (lists, numbers):
+        assert_array_equal(im2col(x, [3, np.int64(3)], **same), expected)
+        assert_array_equal(col2im(expected, x.shape, np.int64(3), **same), col2im(expected, x.shape, (3, 3), **options))
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "options", "message"),
+    [
+        (1.5, {}, r"kernel size 1.5; expected an integer of at least 1, or 2 of them"),
+        (2, {"strides": "2"}, r"strides 2; expected an integer"),
+        (2, {"strides": (2.0, 2.0)}, r"strides \(2.0, 2.0\); expected an integer"),
+        (2, {"strides": None}, r"strides None; expected an integer"),
+        (2, {"strides": ((2, 2), (2, 2))}, r"strides \(\(2, 2\), \(2, 2\)\); expected an integer"),
+        (2, {"kernel_dilation": ()}, r"dilation \(\); expected an integer"),
+        (2, {"padding": 0.5}, r"padding 0.5; expected one number of at least 0 or \(\(low, high\), \(low, high\)\)"),
+        (2, {"padding": "SAME"}, r"padding SAME; expected one number of at least 0 or \(\(low, high\)"),
+        (2, {"padding": ((1, 1), 1)}, r"padding \(\(1, 1\), 1\); expected one number"),
+    ],
+)
+def test_what_is_no_integer_or_no_pairs_is_refused_in_one_sentence(unchecked, kernel_size, options, message):
+    with pytest.raises(InputError, match=rf"im2col got input \(1, 5, 6, 4\) and kernel size .* with {message}"):
+        im2col(jnp.zeros((1, 5, 6, 4)), kernel_size, **options)
+    with pytest.raises(InputError, match=rf"col2im got input \(1, 5, 6, 4\) and kernel size .* with {message}"):
+        col2im(jnp.zeros((16, 20)), (1, 5, 6, 4), kernel_size, **options)
+
+
+def test_one_dimension_names_its_own_padding(unchecked):
+    with pytest.raises(InputError, match=r"padding \(1, 1\); expected one number of at least 0 or \(\(low, high\)\)"):
+        im2col(jnp.zeros((1, 5, 4)), 3, padding=(1, 1))

@@ -144,14 +144,27 @@ def test_softmax_cross_entropy_is_stable_in_float32():
     y = np.array([0, 1, 2, 0, 1])
     for row, label, expected in zip(z, y, [0, 2e4, 1e4, np.log(3), np.log(2)], strict=True):
         assert_allclose(softmax_cross_entropy(jnp.asarray(row[None]), jnp.asarray([label])), expected, rtol=1e-6)
+    # The logarithm of the second probability is minus infinity, the loss of the first none the less 0.
+    assert softmax_cross_entropy(jnp.asarray([[3e38, -3e38, 0]]), jnp.asarray([0])) == 0
     loss, dz = loss_and_gradients(softmax_cross_entropy, z, y, only=1)
     assert_allclose(loss, (3e4 + np.log(6)) / 5, rtol=1e-6)
     expected = np.array([[0, 0, 0], [1, -1, 0], [1, 0, -1], [-2 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0]]) / 5
     assert_allclose(dz, expected, atol=1e-7)
 
 
-def test_softmax_cross_entropy_of_a_label_beyond_the_classes_is_not_a_number():
-    assert jnp.isnan(softmax_cross_entropy(jnp.zeros((2, 3)), jnp.asarray([0, 3])))
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8])
+@pytest.mark.parametrize("label", [3, 4, 127, -1, -3, -4, -128])
+def test_softmax_cross_entropy_of_a_label_of_no_class_is_not_a_number_nor_is_its_gradient(label: int, dtype: Any):
+    labels = np.array([0, label]).astype(dtype)  # among unsigned numbers, a negative one is far beyond the classes
+    loss, dz = loss_and_gradients(softmax_cross_entropy, np.zeros((2, 3), np.float32), labels, only=1)
+    assert jnp.isnan(loss)
+    assert_allclose(dz, [[-1 / 3, 1 / 6, 1 / 6], [np.nan] * 3], rtol=1e-6)
+
+
+def test_softmax_cross_entropy_has_more_classes_than_its_labels_have_numbers():
+    z, y = normal((3, 300)), np.array([0, 44, 255], np.uint8)
+    expected = loss_and_gradients(cross_entropy_written_out, z, y.astype(np.int32), only=1)
+    assert_close(loss_and_gradients(softmax_cross_entropy, z, y, only=1), expected)
 
 
 @pytest.mark.parametrize(

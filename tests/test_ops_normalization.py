@@ -236,8 +236,48 @@ def test_half_precision_stays_half_and_agrees_with_float32():
         actual = value_and_gradients(op, arrays[:count], dy)
         assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype(jnp.bfloat16)}
         wide = [v.astype(jnp.float32) for v in (*arrays[:count], dy)]
-        # bfloat16 keeps 8 bits, and each of a few operations in a row rounds to them.
-        assert_close(actual, value_and_gradients(op, wide[:-1], wide[-1]), 2**-5)
+        # bfloat16 keeps 8 bits, to which only the result is rounded.
+        assert_close(actual, value_and_gradients(op, wide[:-1], wide[-1]), 2**-8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_keeps_a_mean_large_against_the_deviation(dtype):
+    x = jnp.asarray(100 + 4 * normal((64, 3)), dtype)
+    *arrays, dy = x, jnp.ones(3, dtype), jnp.zeros(3, dtype), jnp.asarray(normal((64, 3), 1), dtype)
+    actual = value_and_gradients(batch_norm, arrays, dy)
+    wide = [v.astype(jnp.float32) for v in (*arrays, dy)]
+    assert_close(actual, value_and_gradients(batch_norm, wide[:-1], wide[-1]), 2**-8)
+
+
+def test_squares_that_float16_cannot_hold_are_right(torch):
+    x, one, zero = jnp.asarray([[-300], [300]], jnp.float16), jnp.ones(1, jnp.float16), jnp.zeros(1, jnp.float16)
+    y = batch_norm(x, one, zero)
+    assert (y.dtype, y.tolist()) == (x.dtype, [[-1], [1]])
+    assert_close(y, normalize(x, one, zero, 1e-5, None)[0], 2**-11)
+    theirs = torch.nn.functional.batch_norm(torch.tensor(np.asarray(x)), None, None, training=True)
+    assert_close(y, theirs.numpy(), 2**-11)
+
+    # A gradient that grows with x is that of a scale, which the norm takes away.
+    dx = jax.grad(lambda x: jnp.sum(batch_norm(x, one, zero) * jnp.asarray([[1], [0]], x.dtype)))(x)
+    assert_allclose(dx, [[0], [0]], atol=1e-3)
+
+    mean, variance = jnp.asarray([-6e4], jnp.float16), jnp.asarray([6e4], jnp.float16)
+    y = batch_norm_inference(jnp.asarray([[6e4]], jnp.float16), one, zero, mean, variance)
+    assert_allclose(y, [[489.9]], rtol=2**-11)
+
+    y, gradients = value_and_gradients(
+        local_response_norm, [jnp.full((1, 1), 300, jnp.float16)], jnp.ones((1, 1), jnp.float16)
+    )
+    # s = 2 + 1e-4 * 300^2 = 11
+    assert_allclose(y, [[300 / 11**0.75]], rtol=2**-10)
+    assert_allclose(gradients[0], [[11**-0.75 - 2e-4 * 0.75 * 300**2 / 11**1.75]], rtol=2**-10)
+
+
+def test_a_running_average_in_half_precision_weighs_by_the_momentum_given():
+    # In bfloat16, 0.999 is 1.
+    running, batch = jnp.asarray([1000.0], jnp.bfloat16), jnp.asarray([-8000.0], jnp.bfloat16)
+    average = running_average(running, batch, momentum=0.999)
+    assert (average.dtype, average.item()) == (running.dtype, jnp.bfloat16(991))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 4), (1, 4), (4,), (0, 3, 3, 4)])

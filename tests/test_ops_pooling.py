@@ -212,9 +212,35 @@ def test_global_average_pool_equals_pytorch(torch):
 def test_half_precision_stays_half_and_agrees_with_float32(op):
     options = {} if op is global_average_pool else {"window": 3, "strides": 2, "padding": 1}
     x = jnp.asarray(normal((2, 6, 5, 3)), jnp.bfloat16)
-    actual = value_and_gradient(lambda x: op(x, **options), x)
-    assert {leaf.dtype for leaf in actual} == {jnp.dtype(jnp.bfloat16)}
-    assert_close(actual[0], value_and_gradient(lambda x: op(x, **options), x.astype(jnp.float32))[0], 2**-7)
+    z, vjp = jax.vjp(lambda x: op(x, **options), x)
+    dz = jnp.asarray(normal((7, *z.shape))[0], jnp.bfloat16)
+    assert z.dtype == vjp(dz)[0].dtype == jnp.bfloat16
+    expected, wide = jax.vjp(lambda x: op(x, **options), x.astype(jnp.float32))
+    # bfloat16 keeps 8 bits.
+    assert_close((z, vjp(dz)), (expected, wide(dz.astype(jnp.float32))), 2**-8)
+
+
+def test_half_precision_is_rounded_once_where_windows_overlap():
+    # A pixel that all 169 windows see; parts of 1/169 added up in bfloat16 come to 1.156.
+    x = jnp.zeros((1, 25, 25, 1), jnp.bfloat16)
+    backward = jax.jit(lambda dz: average_pool.backward(x, dz, window=13, strides=1)[0])
+    dx = backward(jnp.ones((1, 13, 13, 1), x.dtype))
+    assert dx.dtype == x.dtype
+    assert dx[0, 12, 12, 0] == 1
+
+
+def test_a_maximum_of_many_windows_takes_all_their_half_precision_gradients():
+    x = jnp.zeros((1, 39, 1, 1), jnp.bfloat16).at[0, 19].set(1)
+    _, saved = max_pool.forward(x, window=(20, 1), strides=1)
+    dz = jnp.ones((1, 20, 1, 1), x.dtype).at[0, 0].set(256)
+    (dx,) = max_pool.backward(saved, dz, window=(20, 1), strides=1)
+    assert dx[0, 19, 0, 0] == 276  # 256 + 1 is 256 in bfloat16
+
+
+def test_the_mean_of_more_pixels_than_float16_counts_has_a_gradient():
+    x = jnp.zeros((1, 300, 300, 1), jnp.float16)
+    (dx,) = global_average_pool.backward(x, jnp.ones((1, 1), x.dtype))
+    assert_allclose(dx, np.full(x.shape, 1 / 90000), rtol=1e-2)
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -234,12 +260,40 @@ def test_half_precision_stays_half_and_agrees_with_float32(op):
         {"window": 2, "padding": ((0, 0), (0, 3))},
         {"window": 0},
         {"window": (2, 0)},
+        {"window": (2, 2, 2)},
+        {"window": 2.0},
+        {"window": 2, "strides": 1.5},
+        {"window": 2, "padding": (1, 1)},
+        {"window": 2, "padding": "SAME"},
     ],
     ids=str,
 )
-def test_a_geometry_that_gives_no_windows_is_refused(op, options):
-    with pytest.raises(InputError, match=r"pool got images \(2, 4, 3, 1\), window \(.*, strides \(.*expected strides"):
+def test_a_geometry_that_gives_no_windows_is_refused(unchecked, op, options):
+    with pytest.raises(InputError, match=r"pool got images \(2, 4, 3, 1\) and window .* with .*; expected "):
         op(jnp.ones((2, 4, 3, 1)), **options)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_a_refusal_says_what_was_expected(unchecked, op):
+    x = jnp.ones((2, 4, 3, 1))
+    for options, message in (
+        ({"window": (2, 2, 2)}, r"window \(2, 2, 2\) with window .*; expected an integer of at least 1, or 2 of them"),
+        ({"window": 2, "strides": 0}, r"window 2 with strides 0; expected an integer of at least 1, or 2 of them"),
+        ({"window": 2, "padding": (1, 1)}, r"padding \(1, 1\); expected one number .*\(\(low, high\), \(low, high\)\)"),
+        ({"window": 5}, r"window 5 with padding \(\(0, 0\), \(0, 0\)\); expected a window no larger than the padded"),
+        ({"window": 2, "padding": 2}, r"window 2 with padding \(\(2, 2\), \(2, 2\)\); .* padding less than the window"),
+    ):
+        with pytest.raises(InputError, match=message):
+            op(x, **options)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_lists_and_integers_of_numpy_are_options_too(op):
+    x = jnp.asarray(normal((1, 5, 6, 2)))
+    expected = op(x, window=(2, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    for strides, padding in ([2, 2], [[1, 1], [1, 1]]), (np.int64(2), np.int64(1)):
+        actual = op(x, window=[2, np.int64(3)], strides=strides, padding=padding)
+        assert_allclose(actual, expected, rtol=0)
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)

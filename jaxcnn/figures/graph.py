@@ -24,6 +24,8 @@ _ARROW = 6.0  # of an edge, on both sides of its number
 _WIDEST = 110.0  # between two layers
 _MARGIN = 8.0
 
+_ORDERED = ("−", "/", "^")  # operations of which the upper arrow brings the first operand  # noqa: RUF001
+
 _VALUE, _GRADIENT, _LOCAL = style.COLORS[0], style.COLORS[1], "0.2"
 _LEGEND = (("above: value", _VALUE), ("below: ∂ gradient", _GRADIENT), ("edge: local derivative", _LOCAL))
 
@@ -108,6 +110,7 @@ class _Place:
         self.after: list[_Place] = []
         self.x = self.y = 0.0
         self.node = node
+        self.ordered = node is not None and len(node.inputs) == 2 and node.name in _ORDERED
         self.name = self.value = self.gradient = ""
         self.width = self.above = self.below = 0.0
         # An input stands beside the operation, not the other way round: so a chain of operations is straight.
@@ -147,7 +150,7 @@ class _Edge:
         """Cubic Bezier curves [4, 2], one from each place to the next."""
         points = [np.array([place.x, place.y]) for place in self.places]
         head = self.places[-1]
-        arriving = sorted(head.before, key=lambda place: place.y)
+        arriving = head.before[::-1] if head.ordered else sorted(head.before, key=lambda place: place.y)
         same = self.places[-2] if self.bend == 0 else None
         port = (arriving.index(same) if same else (self.bend > 0)) - (len(arriving) - 1) / 2
         rise = 7 * port

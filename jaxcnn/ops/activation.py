@@ -85,8 +85,11 @@ def _sigmoid_derivative(x: Array) -> Array:
 
 @activation(derivative=_sigmoid_derivative)
 def sigmoid(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """y = 1 / (1 + exp(-x)), in [0, 1];  dy/dx = y (1 - y), at most 1/4."""
-    return 1 / (1 + jnp.exp(-x))
+    """y = 1 / (1 + exp(-x)), in [0, 1];  dy/dx = y (1 - y), at most 1/4.
+
+    Written as exp(min(x, 0)) / (1 + exp(-|x|)), which is the same and cannot overflow.
+    """
+    return jnp.exp(jnp.minimum(x, 0)) / (1 + jnp.exp(-jnp.abs(x)))
 
 
 @activation(derivative=lambda x: 1 - jnp.tanh(x) ** 2)
@@ -137,15 +140,27 @@ def leaky_relu(x: Float[Array, "*n"], *, slope: float = 0.01) -> Float[Array, "*
     return jnp.where(x > 0, x, slope * x)
 
 
-@activation(derivative=lambda x, lower, upper: jnp.where(x > 0, 1, (lower + upper) / 2), kinks=(0.0,))
+def _check_slopes(name: str, lower: float, upper: float) -> None:
+    if not lower <= upper:
+        raise InputError(f"{name} got lower {lower} and upper {upper}; expected lower <= upper")
+
+
+def _mean_slope(lower: float, upper: float) -> float:
+    _check_slopes("rrelu_inference", lower, upper)
+    return (lower + upper) / 2
+
+
+@activation(derivative=lambda x, lower, upper: jnp.where(x > 0, 1, _mean_slope(lower, upper)), kinks=(0.0,))
 def rrelu_inference(x: Float[Array, "*n"], *, lower: float = 1 / 8, upper: float = 1 / 3) -> Float[Array, "*n"]:
     """y = x if x > 0 else (lower + upper) / 2 x: `rrelu` after training, with the mean of its slopes.
 
     dy/dx = 1 if x > 0 else (lower + upper) / 2
 
+    Raises InputError where lower is above upper, as `rrelu` does.
+
     Reference: Xu et al., "Empirical evaluation of rectified activations in convolutional network", 2015.
     """
-    return jnp.where(x > 0, x, (lower + upper) / 2 * x)
+    return jnp.where(x > 0, x, _mean_slope(lower, upper) * x)
 
 
 # Second derivatives need the minimum: autodiff of an exp(x) that overflows is NaN even where it is not chosen.
@@ -204,7 +219,15 @@ def prelu_forward(x: Num[Array, "*n"], slope: Num[Array, "*c"]) -> tuple[Float[A
 
 
 def prelu_backward(saved: Any, dy: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*c"]]:
-    """The gradients dx and dslope that `prelu_forward` writes down."""
+    """The gradients dx and dslope that `prelu_forward` writes down.
+
+    Args:
+      saved: what `prelu_forward` kept.
+      dy: dL/dy, of y's shape.
+
+    Returns:
+      dx as x and dslope as slope.
+    """
     x, slope = saved
     dx = jnp.where(x > 0, dy, jnp.broadcast_to(slope, x.shape) * dy)
     shared = range(x.ndim if slope.size == 1 else x.ndim - 1)
@@ -239,8 +262,7 @@ def rrelu_forward(
     Reference: Xu et al., "Empirical evaluation of rectified activations in convolutional network", 2015.
     """
     check_floating("rrelu", x=x)
-    if lower > upper:
-        raise InputError(f"rrelu got lower {lower} and upper {upper}; expected lower <= upper")
+    _check_slopes("rrelu", lower, upper)
     slope = jax.random.uniform(key, x.shape, x.dtype, lower, upper)
     return jnp.where(x > 0, x, slope * x), (x, slope)
 
@@ -248,7 +270,17 @@ def rrelu_forward(
 def rrelu_backward(
     saved: Any, dy: Float[Array, "*n"], *, lower: float = 1 / 8, upper: float = 1 / 3
 ) -> tuple[Float[Array, "*n"], None]:
-    """The gradient dx that `rrelu_forward` writes down; a key has none."""
+    """The gradient dx that `rrelu_forward` writes down; a key has none.
+
+    Args:
+      saved: what `rrelu_forward` kept, the slopes among it.
+      dy: dL/dy, of y's shape.
+      lower: as forward, like `upper`; the slopes are drawn already.
+      upper: as forward.
+
+    Returns:
+      dx as x, and None.
+    """
     x, slope = saved
     return jnp.where(x > 0, dy, slope * dy), None
 
@@ -283,7 +315,15 @@ def softmax_forward(x: Num[Array, "*n"]) -> tuple[Float[Array, "*n"], Any]:
 
 
 def softmax_backward(y: Float[Array, "*n"], dy: Float[Array, "*n"]) -> tuple[Float[Array, "*n"]]:
-    """The gradient dx that `softmax_forward` writes down."""
+    """The gradient dx that `softmax_forward` writes down.
+
+    Args:
+      y: what `softmax_forward` kept.
+      dy: dL/dy, [..., K].
+
+    Returns:
+      dx as x.
+    """
     return (y * (dy - jnp.sum(dy * y, -1, keepdims=True)),)
 
 

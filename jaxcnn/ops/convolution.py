@@ -17,7 +17,21 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcnn.errors import InputError
-from jaxcnn.ops.im2col import Sides, Sizes, col2im, dilate, geometry, im2col, output_sizes, pad, seen, taps, wide
+from jaxcnn.ops.im2col import (
+    Numbers,
+    Padding,
+    Sides,
+    Sizes,
+    col2im,
+    dilate,
+    geometry,
+    im2col,
+    output_sizes,
+    pad,
+    seen,
+    taps,
+    wide,
+)
 from jaxcnn.ops.op import Op, check_floating
 
 
@@ -61,10 +75,10 @@ def convolution_forward(
     x: Num[Array, "n *size c"],
     kernel: Num[Array, "*kernel_size c_group features"],
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
+    strides: Numbers = 1,
+    padding: Padding = 0,
     groups: int = 1,
-    kernel_dilation: int | Sizes = 1,
+    kernel_dilation: Numbers = 1,
 ) -> tuple[Float[Array, "n *outputs features"], tuple[Array, Array]]:
     """Convolution by the definition, with gradients that are convolutions themselves.
 
@@ -79,7 +93,7 @@ def convolution_forward(
       x: [N, W, C] or [N, H, W, C].
       kernel: [k, C / groups, features] or [kh, kw, C / groups, features], of the dtype of `x`.
       strides: pixels between outputs, at least 1; one number serves every dimension.
-      padding: zeros around the image: one number for all sides, or (before, after) for every dimension.
+      padding: zeros around the image: one number for all sides, or (low, high) for every dimension.
       groups: number of equal runs of channels convolved apart from each other, at least 1.
       kernel_dilation: pixels between the kernel's taps, at least 1; one number serves every dimension.
 
@@ -93,7 +107,7 @@ def convolution_forward(
 
     Reference: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4.
     """
-    strides, padding, dilation = _checked(x, kernel, strides, padding, groups, kernel_dilation)
+    _, strides, padding, dilation = _checked(x, kernel, strides, padding, groups, kernel_dilation)
 
     def forward(x: Array, kernel: Array) -> Array:
         return convolve(x, kernel, strides, padding, dilation)
@@ -105,10 +119,10 @@ def convolution_backward(
     saved: tuple[Array, Array],
     dz: Float[Array, "n *outputs features"],
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
+    strides: Numbers = 1,
+    padding: Padding = 0,
     groups: int = 1,
-    kernel_dilation: int | Sizes = 1,
+    kernel_dilation: Numbers = 1,
 ) -> tuple[Float[Array, "n *size c"], Float[Array, "*kernel_size c_group features"]]:
     """The gradients by the input and the kernel, each a convolution; see `convolution_forward`.
 
@@ -123,7 +137,7 @@ def convolution_backward(
     Returns:
       dL/dx and dL/dkernel.
     """
-    strides, padding, dilation = _checked(*saved, strides, padding, groups, kernel_dilation)
+    _, strides, padding, dilation = _checked(*saved, strides, padding, groups, kernel_dilation)
 
     def backward(x: Array, kernel: Array, dz: Array) -> tuple[Array, Array]:
         dkernel = convolve(x.swapaxes(0, -1), _batch_as_channels(dz), dilation, padding, strides)
@@ -142,10 +156,10 @@ def convolution_im2col_forward(
     x: Num[Array, "n *size c"],
     kernel: Num[Array, "*kernel_size c_group features"],
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
+    strides: Numbers = 1,
+    padding: Padding = 0,
     groups: int = 1,
-    kernel_dilation: int | Sizes = 1,
+    kernel_dilation: Numbers = 1,
 ) -> tuple[Float[Array, "n *outputs features"], tuple[Array, Array]]:
     """Convolution as a matrix product, with the product's own gradients.
 
@@ -171,9 +185,7 @@ def convolution_im2col_forward(
     Reference: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing",
       2006, section 2.
     """
-    outputs = output_sizes(
-        x.shape[1:-1], kernel.shape[:-2], *_checked(x, kernel, strides, padding, groups, kernel_dilation)
-    )
+    outputs = output_sizes(x.shape[1:-1], *_checked(x, kernel, strides, padding, groups, kernel_dilation))
     options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
 
     def forward(x: Array, kernel: Array) -> Array:
@@ -189,25 +201,18 @@ def convolution_im2col_backward(
     saved: tuple[Array, Array],
     dz: Float[Array, "n *outputs features"],
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
+    strides: Numbers = 1,
+    padding: Padding = 0,
     groups: int = 1,
-    kernel_dilation: int | Sizes = 1,
+    kernel_dilation: Numbers = 1,
 ) -> tuple[Float[Array, "n *size c"], Float[Array, "*kernel_size c_group features"]]:
     """The gradients by the input and the kernel, each a matrix product; see `convolution_im2col_forward`.
 
     X_col is stretched again and not kept: it is as many times larger than x as the kernel has taps.
 
-    Args:
-      saved: x and kernel.
-      dz: dL/dz, in the shape of z.
-      strides: as forward, like all options.
-      padding: as forward.
-      groups: as forward.
-      kernel_dilation: as forward.
+    Args: as `convolution_backward`.
 
-    Returns:
-      dL/dx and dL/dkernel.
+    Returns: as `convolution_backward`.
     """
     options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
 
@@ -229,16 +234,16 @@ def convolution_library(
     x: Num[Array, "n *size c"],
     kernel: Num[Array, "*kernel_size c_group features"],
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
+    strides: Numbers = 1,
+    padding: Padding = 0,
     groups: int = 1,
-    kernel_dilation: int | Sizes = 1,
+    kernel_dilation: Numbers = 1,
 ) -> Float[Array, "n *outputs features"]:
     """The library's convolution, with the library's gradients: what the other two are compared with.
 
     Takes, returns and raises what `convolution` does.
     """
-    strides, padding, dilation = _checked(x, kernel, strides, padding, groups, kernel_dilation)
+    _, strides, padding, dilation = _checked(x, kernel, strides, padding, groups, kernel_dilation)
     size = "HW"[-len(strides) :]
     return lax.conv_general_dilated(
         x,
@@ -252,8 +257,8 @@ def convolution_library(
 
 
 def _checked(
-    x: Array, kernel: Array, strides: int | Sizes, padding: int | Sides, groups: int, dilation: int | Sizes
-) -> tuple[Sizes, Sides, Sizes]:
+    x: Array, kernel: Array, strides: Numbers, padding: Padding, groups: int, dilation: Numbers
+) -> tuple[Sizes, Sizes, Sides, Sizes]:
     check_floating("a convolution", input=x, kernel=kernel)
     if x.ndim != kernel.ndim or x.ndim not in (3, 4):
         raise InputError(

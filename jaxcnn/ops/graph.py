@@ -237,16 +237,18 @@ def _forward(closed: Any, inputs: list[int], nodes: list[Node]) -> list[int]:
             if variable.aval.shape:
                 raise InputError(f"{name} gives an array of shape {variable.aval.shape}; expected scalars throughout")
         arguments = [read(atom) for atom in equation.invars]
-        rule = _rule(equation)
+        dtype = equation.outvars[0].aval.dtype
+        floating = jnp.issubdtype(dtype, jnp.floating)
+        rule = _rule(equation) if floating else None  # a rule's derivative is that of the operation on real numbers
         if rule is not None:
             results = [_operation(rule, equation, arguments, nodes)]
         elif name in _CALLS:
             inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
             results = _forward(inner, arguments, nodes)
-        elif name in _UNCHANGED:
+        elif name in _UNCHANGED and (floating or name != "convert_element_type"):
             results = arguments
         else:
-            raise InputError(f"the graph has no rule for {name!r}; known: {', '.join(sorted(RULES))}")
+            raise InputError(f"the graph has no rule for {name!r} giving {dtype}; known: {', '.join(sorted(RULES))}")
         place.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,10 @@ from jaxcnn.errors import InputError
 
 Sizes = tuple[int, ...]
 Sides = tuple[tuple[int, int], ...]
+Numbers = SupportsIndex | Sequence[SupportsIndex]
+"""One integer, or one for every dimension, as a caller may write it; `Sizes` once it is checked."""
+Padding = SupportsIndex | Sequence[Sequence[SupportsIndex]]
+"""One integer for all sides, or (low, high) for every dimension; `Sides` once it is checked."""
 
 
 def output_size(n: int, f: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
@@ -47,58 +52,75 @@ def output_sizes(size: Sizes, kernel_size: Sizes, strides: Sizes, padding: Sides
 def geometry(
     given: str,
     size: Sizes,
-    kernel_size: Sizes,
-    strides: int | Sizes,
-    padding: int | Sides,
-    dilation: int | Sizes,
-) -> tuple[Sizes, Sides, Sizes]:
+    kernel_size: Numbers,
+    strides: Numbers,
+    padding: Padding,
+    dilation: Numbers = 1,
+    *,
+    kernel: str = "kernel size",
+) -> tuple[Sizes, Sizes, Sides, Sizes]:
     """The options of a convolution written out for every dimension, and checked.
 
     Args:
       given: the operation and the shapes it was given, as a message begins.
       size: of the input, in pixels.
-      kernel_size: in taps.
+      kernel_size: in taps, one number or one for every dimension, at least 1.
       strides: one number, or one for every dimension, at least 1.
-      padding: one number for all sides, or (before, after) for every dimension, at least 0.
+      padding: one number for all sides, or (low, high) for every dimension, at least 0.
       dilation: one number, or one for every dimension, at least 1.
+      kernel: what a message calls the kernel size.
 
     Returns:
-      strides; padding, less the pixels at the end that a stride leaves unseen, so that the last window ends where the
-      padded input does; and dilation.
+      kernel size; strides; padding, less the pixels at the end that a stride leaves unseen, so that the last window
+      ends where the padded input does; and dilation.
 
     Raises:
-      InputError: more than two dimensions, as many numbers not given, one of them too small, or a kernel larger than
+      InputError: more than two dimensions, as many integers not given, one of them too small, or a kernel larger than
         the padded input.
     """
     dimensions = len(size)
     if dimensions not in (1, 2):
         raise InputError(f"{given}; expected input [N, W, C] or [N, H, W, C]")
-    strides, dilation = each(strides, dimensions), each(dilation, dimensions)
-    sides = ((padding, padding),) * dimensions if isinstance(padding, int) else padding
-    options = {
-        "kernel size": (kernel_size, 1),
-        "strides": (strides, 1),
-        "padding": (sides, 0),
-        "dilation": (dilation, 1),
-    }
-    for name, (values, least) in options.items():
-        if len(values) != dimensions or min(np.ravel(values)) < least:
-            raise InputError(f"{given} with {name} {values}; expected {dimensions} of at least {least}")
+    kernel_size = each(given, kernel, kernel_size, dimensions)
+    strides = each(given, "strides", strides, dimensions)
+    dilation = each(given, "dilation", dilation, dimensions)
+    sides = each_side(given, padding, dimensions)
     ends = []
     for n, f, s, (low, high), d in zip(size, kernel_size, strides, sides, dilation, strict=True):
         room = n + low + high - d * (f - 1) - 1
         if room < 0:
+            dilated = f" and dilation {dilation}" if max(dilation) > 1 else ""
             raise InputError(
-                f"{given} with padding {sides} and dilation {dilation}; expected a kernel no larger than the padded "
-                "input"
+                f"{given} with padding {sides}{dilated}; expected a {kernel} no larger than the padded input"
             )
         ends.append((low, high - room % s))
-    return strides, tuple(ends), dilation
+    return kernel_size, strides, tuple(ends), dilation
 
 
-def each(value: int | Sizes, dimensions: int) -> Sizes:
-    """One number for every dimension."""
-    return (value,) * dimensions if isinstance(value, int) else value
+def each(given: str, name: str, value: Numbers, dimensions: int) -> Sizes:
+    """An option written out for every dimension, in integers of at least 1."""
+    numbers = _integers(value, (dimensions,))
+    if numbers is None or numbers.min() < 1:
+        raise InputError(f"{given} with {name} {value}; expected an integer of at least 1, or {dimensions} of them")
+    return tuple(numbers.tolist())
+
+
+def each_side(given: str, padding: Padding, dimensions: int) -> Sides:
+    """A padding written out for both sides of every dimension, in integers of at least 0."""
+    numbers = _integers(padding, (dimensions, 2))
+    if numbers is None or numbers.min() < 0:
+        expected = ", ".join(["(low, high)"] * dimensions)
+        raise InputError(f"{given} with padding {padding}; expected one number of at least 0 or ({expected})")
+    return tuple((low, high) for low, high in numbers.tolist())
+
+
+def _integers(value: Any, shape: Sizes) -> np.ndarray | None:
+    """The integers of a shape, from as many or from one alone; None where the value is neither."""
+    try:
+        numbers = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return np.broadcast_to(numbers, shape) if numbers.dtype.kind in "iu" and numbers.shape in ((), shape) else None
 
 
 def wide(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
@@ -111,9 +133,15 @@ def dilate(x: Float[Array, "n *size c"], strides: Sizes) -> Float[Array, "n *dil
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)))
 
 
-def pad(x: Num[Array, "n *size c"], padding: Sides) -> Num[Array, "n *padded c"]:
-    """Zeros around every image; a negative number cuts pixels off."""
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
+def pad(x: Num[Array, "n *size c"], padding: Sides, value: float = 0) -> Num[Array, "n *padded c"]:
+    """One value around every image; a negative number cuts pixels off."""
+    sides = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), sides)
+
+
+def unpad(x: Num[Array, "n *padded c"], padding: Sides) -> Num[Array, "n *size c"]:
+    """Every image without what `pad` put around it; pixels that were cut off are zeros."""
+    return pad(x, tuple((-low, -high) for low, high in padding))
 
 
 def taps(kernel_size: Sizes) -> Int[Array, "taps dimensions"]:
@@ -139,14 +167,13 @@ def seen(
     return lax.dynamic_slice(x, start(tap, dilation), (x.shape[0], *reach, x.shape[-1]))[(slice(None), *every)]
 
 
-@partial(jax.jit, static_argnames=("kernel_size", "strides", "padding", "kernel_dilation"))
 def im2col(
     x: Num[Array, "n *size c"],
-    kernel_size: int | Sizes,
+    kernel_size: Numbers,
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
-    kernel_dilation: int | Sizes = 1,
+    strides: Numbers = 1,
+    padding: Padding = 0,
+    kernel_dilation: Numbers = 1,
 ) -> Num[Array, "taps_c n_outputs"]:
     """Stretch every receptive field into a column.
 
@@ -159,7 +186,7 @@ def im2col(
       x: [N, W, C] or [N, H, W, C].
       kernel_size: taps along every dimension; one number serves all.
       strides: pixels between receptive fields, at least 1.
-      padding: zeros around the image: one number for all sides, or (before, after) for every dimension.
+      padding: zeros around the image: one number for all sides, or (low, high) for every dimension.
       kernel_dilation: pixels between taps, at least 1.
 
     Returns:
@@ -172,25 +199,26 @@ def im2col(
     Reference: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing",
       2006, section 2.
     """
-    _, *size, _ = x.shape
-    kernel_size = each(kernel_size, len(size))
     given = f"im2col got input {x.shape} and kernel size {kernel_size}"
-    strides, padding, dilation = geometry(given, tuple(size), kernel_size, strides, padding, kernel_dilation)
-    outputs = output_sizes(tuple(size), kernel_size, strides, padding, dilation)
+    return _im2col(x, *geometry(given, x.shape[1:-1], kernel_size, strides, padding, kernel_dilation))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _im2col(x: Array, kernel_size: Sizes, strides: Sizes, padding: Sides, dilation: Sizes) -> Array:
+    outputs = output_sizes(x.shape[1:-1], kernel_size, strides, padding, dilation)
     x = pad(x, padding)
     rows = lax.map(lambda a: seen(x, a, outputs, strides, dilation), taps(kernel_size))
     return jnp.moveaxis(rows, -1, 1).reshape(len(rows) * x.shape[-1], x.shape[0] * math.prod(outputs))
 
 
-@partial(jax.jit, static_argnames=("shape", "kernel_size", "strides", "padding", "kernel_dilation"))
 def col2im(
     columns: Float[Array, "taps_c n_outputs"],
     shape: Sizes,
-    kernel_size: int | Sizes,
+    kernel_size: Numbers,
     *,
-    strides: int | Sizes = 1,
-    padding: int | Sides = 0,
-    kernel_dilation: int | Sizes = 1,
+    strides: Numbers = 1,
+    padding: Padding = 0,
+    kernel_dilation: Numbers = 1,
 ) -> Float[Array, "n *size c"]:
     """The transpose of `im2col`: every number back to the pixel it came from, where overlapping fields add up.
 
@@ -214,16 +242,20 @@ def col2im(
       2006, section 2.
     """
     n, *size, c = shape
-    kernel_size = each(kernel_size, len(size))
     given = f"col2im got input {shape} and kernel size {kernel_size}"
-    strides, padding, dilation = geometry(given, tuple(size), kernel_size, strides, padding, kernel_dilation)
-    outputs = output_sizes(tuple(size), kernel_size, strides, padding, dilation)
-    expected = math.prod(kernel_size) * c, n * math.prod(outputs)
+    options = geometry(given, tuple(size), kernel_size, strides, padding, kernel_dilation)
+    expected = math.prod(options[0]) * c, n * math.prod(output_sizes(tuple(size), *options))
     if columns.shape != expected:
         raise InputError(
-            f"columns {columns.shape} do not fit input {shape} and kernel {kernel_size}; expected {expected}"
+            f"columns {columns.shape} do not fit input {shape} and kernel size {kernel_size}; expected {expected}"
         )
+    return _col2im(columns, tuple(shape), *options)
 
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _col2im(columns: Array, shape: Sizes, kernel_size: Sizes, strides: Sizes, padding: Sides, dilation: Sizes) -> Array:
+    n, *size, c = shape
+    outputs = output_sizes(tuple(size), kernel_size, strides, padding, dilation)
     rows = jnp.moveaxis(wide(columns).reshape(math.prod(kernel_size), c, n, *outputs), 1, -1)
     padded = tuple(m + low + high for m, (low, high) in zip(size, padding, strict=True))
 
@@ -232,4 +264,4 @@ def col2im(
         return x + lax.dynamic_update_slice(jnp.zeros_like(x), dilate(row, strides), start(a, dilation)), None
 
     x, _ = lax.scan(add_tap, jnp.zeros((n, *padded, c), rows.dtype), (taps(kernel_size), rows))
-    return pad(x, tuple((-low, -high) for low, high in padding)).astype(columns.dtype)
+    return unpad(x, padding).astype(columns.dtype)

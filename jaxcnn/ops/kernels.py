@@ -164,11 +164,14 @@ def apply(kernel: Kernel | str, images: Num[Array, "n h w c"]) -> Num[Array, "n 
       weights sum to 0 turns it to 0 and answers edges with either sign.
 
     Raises:
-      InputError: an unknown name, weights that are no square of odd size, or integers for images.
+      InputError: an unknown name, weights that are no square of odd size, or images that are integers, empty or not
+        four-dimensional.
 
     Reference: Gonzalez and Woods, "Digital Image Processing", 2018, section 3.4.
     """
     check_floating("a kernel", images=images)
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(f"a kernel got images {images.shape}; expected [N, H, W, C], none of them 0")
     weights = jnp.asarray(_find(kernel).weights, images.dtype)
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.shape[0] % 2 == 0:
         raise InputError(f"a kernel's weights have shape {weights.shape}; expected a square of odd size")

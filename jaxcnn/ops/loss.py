@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Integer, Num
 
 from jaxcnn.errors import InputError
 from jaxcnn.ops.activation import sigmoid
@@ -20,6 +20,12 @@ def _check_same(name: str, **pair: Array) -> None:
         raise InputError(f"{name} got {first} {a.shape} and {second} {b.shape}; expected at least one example")
 
 
+def _onehot(labels: Array, scores: Array) -> Array:
+    """1 at the class of every label and 0 at the others; NaN at all of them where there is no such class."""
+    onehot = jax.nn.one_hot(labels.astype(int), scores.shape[-1], dtype=scores.dtype)
+    return jnp.where(jnp.any(onehot, -1, keepdims=True), onehot, jnp.nan)
+
+
 def softmax_cross_entropy_forward(
     logits: Num[Array, "*n"], labels: Num[Array, "*m"]
 ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -31,8 +37,8 @@ def softmax_cross_entropy_forward(
 
     Args:
       logits: z [N, K], unnormalised log-probabilities; or [..., K], such as those of N pixels.
-      labels: y [N] or [...], integers in [0, K). A value in compiled code cannot raise an error, so that this is not
-        checked: a label of K or more makes the loss NaN, a negative one counts from the end.
+      labels: y [N] or [...], integers in [0, K). A value in compiled code cannot raise an error: any other label makes
+        the loss NaN, and the gradient of its own logits.
 
     Returns:
       The mean loss in nats, at least 0; what the backward pass needs.
@@ -54,17 +60,26 @@ def softmax_cross_entropy_forward(
         raise InputError(f"softmax cross-entropy got logits {logits.shape}; expected at least one example and class")
     shifted = logits - jnp.max(logits, -1, keepdims=True)
     log_probabilities = shifted - jnp.log(jnp.sum(jnp.exp(shifted), -1, keepdims=True))
-    picked = jnp.take_along_axis(log_probabilities, labels[..., None], -1)
+    onehot = _onehot(labels, logits)
+    # A product with 0 would be NaN where a probability is too small for its logarithm.
+    picked = jnp.sum(onehot * log_probabilities, -1, where=onehot != 0)
     return -jnp.mean(picked), (jnp.exp(log_probabilities), labels)
 
 
 def softmax_cross_entropy_backward(
-    saved: tuple[Float[Array, "*n k"], Int[Array, "*n"]], dloss: Float[Array, ""]
+    saved: tuple[Float[Array, "*n k"], Integer[Array, "*n"]], dloss: Float[Array, ""]
 ) -> tuple[Float[Array, "*n k"], None]:
-    """The gradient dz that `softmax_cross_entropy_forward` writes down, times dloss; labels have none."""
+    """The gradient dz that `softmax_cross_entropy_forward` writes down, times dloss; labels have none.
+
+    Args:
+      saved: what `softmax_cross_entropy_forward` kept.
+      dloss: dL/dloss, a number.
+
+    Returns:
+      dz as logits, and None.
+    """
     probabilities, labels = saved
-    onehot = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype)
-    return dloss * (probabilities - onehot) / labels.size, None
+    return dloss * (probabilities - _onehot(labels, probabilities)) / labels.size, None
 
 
 softmax_cross_entropy = Op(softmax_cross_entropy_forward, softmax_cross_entropy_backward)
@@ -99,7 +114,15 @@ def sigmoid_binary_cross_entropy_forward(
 def sigmoid_binary_cross_entropy_backward(
     saved: tuple[Float[Array, "*n"], Float[Array, "*n"]], dloss: Float[Array, ""]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """The gradients that `sigmoid_binary_cross_entropy_forward` writes down, times dloss."""
+    """The gradients that `sigmoid_binary_cross_entropy_forward` writes down, times dloss.
+
+    Args:
+      saved: what `sigmoid_binary_cross_entropy_forward` kept.
+      dloss: dL/dloss, a number.
+
+    Returns:
+      dz and dy as logits and targets.
+    """
     logits, targets = saved
     dlogits = dloss * (sigmoid(logits) - targets) / len(logits)
     dtargets = dloss * -logits / len(logits)
@@ -137,7 +160,15 @@ def mean_squared_error_forward(
 def mean_squared_error_backward(
     saved: tuple[Float[Array, "*n"], Float[Array, "*n"]], dloss: Float[Array, ""]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """The gradients that `mean_squared_error_forward` writes down, times dloss."""
+    """The gradients that `mean_squared_error_forward` writes down, times dloss.
+
+    Args:
+      saved: what `mean_squared_error_forward` kept.
+      dloss: dL/dloss, a number.
+
+    Returns:
+      dy_hat and dy as predictions and targets.
+    """
     predictions, targets = saved
     gradient = dloss * 2 * (predictions - targets) / len(predictions)
     return gradient.astype(predictions.dtype), -gradient.astype(targets.dtype)
@@ -174,7 +205,15 @@ def mean_absolute_error_forward(
 def mean_absolute_error_backward(
     saved: tuple[Float[Array, "*n"], Float[Array, "*n"]], dloss: Float[Array, ""]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """The gradients that `mean_absolute_error_forward` writes down, times dloss."""
+    """The gradients that `mean_absolute_error_forward` writes down, times dloss.
+
+    Args:
+      saved: what `mean_absolute_error_forward` kept.
+      dloss: dL/dloss, a number.
+
+    Returns:
+      dy_hat and dy as predictions and targets.
+    """
     predictions, targets = saved
     gradient = dloss * jnp.sign(predictions - targets) / len(predictions)
     return gradient.astype(predictions.dtype), -gradient.astype(targets.dtype)
@@ -210,7 +249,15 @@ def euclidean_loss_forward(
 def euclidean_loss_backward(
     saved: tuple[Float[Array, "*n k"], Float[Array, "*n k"], Float[Array, "*n 1"]], dloss: Float[Array, ""]
 ) -> tuple[Float[Array, "*n k"], Float[Array, "*n k"]]:
-    """The gradients that `euclidean_loss_forward` writes down, times dloss."""
+    """The gradients that `euclidean_loss_forward` writes down, times dloss.
+
+    Args:
+      saved: what `euclidean_loss_forward` kept.
+      dloss: dL/dloss, a number.
+
+    Returns:
+      dy_hat and dy as predictions and targets.
+    """
     predictions, targets, losses = saved
     # Where a loss is 0 so is the difference, which any other number may divide.
     gradient = dloss * (predictions - targets) / (2 * jnp.where(losses == 0, 1, losses) * losses.size)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import InputError
+from jaxcnn.ops.im2col import wide
 from jaxcnn.ops.op import Op, check_floating
 
 
@@ -47,8 +48,8 @@ def batch_norm_forward(
       epsilon: added to the variance, positive.
 
     Returns:
-      y as x; saved: x, gamma, mu and sigma2, the last three [1, ..., 1, C]. For `running_average` take mu and
-      m/(m - 1) sigma2.
+      y as x; saved: x, gamma, mu and sigma2, the last three [1, ..., 1, C], the last two in at least float32. For
+      `running_average` take mu and m/(m - 1) sigma2.
 
     Raises:
       InputError: integers; vectors that do not fit the channels; one value per channel, which has no variance; or
@@ -59,11 +60,12 @@ def batch_norm_forward(
     _check_channels("batch norm", epsilon, x, gamma=gamma, beta=beta)
     if x.size <= x.shape[-1]:
         raise InputError(f"batch norm got input {x.shape} in training; expected more than 1 value per channel")
+    dtype = jnp.result_type(x, gamma, beta)
     gamma, beta = _aligned(x, gamma, beta)
-    mu = jnp.mean(x, _batch_axes(x), keepdims=True)
+    mu = jnp.mean(wide(x), _batch_axes(x), keepdims=True)
     sigma2 = jnp.mean((x - mu) ** 2, _batch_axes(x), keepdims=True)
     x_hat = (x - mu) / jnp.sqrt(sigma2 + epsilon)
-    return gamma * x_hat + beta, (x, gamma, mu, sigma2)
+    return (gamma * x_hat + beta).astype(dtype), (x, gamma, mu, sigma2)
 
 
 def batch_norm_backward(
@@ -90,6 +92,7 @@ def batch_norm_backward(
     Reference: Ioffe & Szegedy, "Batch Normalization", 2015, section 3.
     """
     x, gamma, mu, sigma2 = saved
+    dtype, dy = dy.dtype, wide(dy)
     axes, m = _batch_axes(x), x.size // x.shape[-1]
     root = jnp.sqrt(sigma2 + epsilon)
     dx_hat = dy * gamma
@@ -98,7 +101,8 @@ def batch_norm_backward(
     dmu += dsigma2 * jnp.sum(-2 * (x - mu), axes, keepdims=True) / m  # zero but for rounding
     dx = dx_hat / root + dsigma2 * 2 * (x - mu) / m + dmu / m
     x_hat = (x - mu) / root
-    return dx, jnp.sum(dy * x_hat, axes), jnp.sum(dy, axes)
+    dgamma, dbeta = jnp.sum(dy * x_hat, axes), jnp.sum(dy, axes)
+    return dx.astype(x.dtype), dgamma.astype(dtype), dbeta.astype(dtype)
 
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)
@@ -135,9 +139,10 @@ def batch_norm_inference_forward(
     """
     vectors = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
     _check_channels("batch norm", epsilon, x, **vectors)
+    dtype = jnp.result_type(x, *vectors.values())
     gamma, beta, mean, variance = _aligned(x, gamma, beta, mean, variance)
-    x_hat = (x - mean) / jnp.sqrt(variance + epsilon)
-    return gamma * x_hat + beta, (x, gamma, mean, variance)
+    x_hat = (wide(x) - mean) / jnp.sqrt(wide(variance) + epsilon)
+    return (gamma * x_hat + beta).astype(dtype), (x, gamma, mean, variance)
 
 
 def batch_norm_inference_backward(
@@ -156,13 +161,16 @@ def batch_norm_inference_backward(
     Returns:
       dx as x, and dgamma, dbeta, dmean and dvariance, each [C].
     """
-    x, gamma, mean, variance = saved
+    dtype, dy = dy.dtype, wide(dy)
+    x, gamma, mean, variance = map(wide, saved)
     axes, root = _batch_axes(x), jnp.sqrt(variance + epsilon)
     x_hat = (x - mean) / root
     dx_hat = dy * gamma
     dx = dx_hat / root
     dvariance = jnp.sum(dx_hat * (x - mean) * (-1 / 2) * (variance + epsilon) ** (-3 / 2), axes)
-    return dx, jnp.sum(dy * x_hat, axes), jnp.sum(dy, axes), -jnp.sum(dx, axes), dvariance
+    dgamma, dbeta, dmean = jnp.sum(dy * x_hat, axes), jnp.sum(dy, axes), -jnp.sum(dx, axes)
+    dgamma, dbeta, dmean, dvariance = (vector.astype(dtype) for vector in (dgamma, dbeta, dmean, dvariance))
+    return dx.astype(saved[0].dtype), dgamma, dbeta, dmean, dvariance
 
 
 batch_norm_inference = Op(batch_norm_inference_forward, batch_norm_inference_backward)
@@ -196,7 +204,8 @@ def running_average(
         raise InputError(f"running average got running {running.shape} and batch {batch.shape}; expected one shape")
     if not 0 <= momentum <= 1:
         raise InputError(f"running average got momentum {momentum}; expected a number in [0, 1]")
-    return momentum * running + (1 - momentum) * batch
+    average = momentum * wide(running) + (1 - momentum) * wide(batch)
+    return average.astype(jnp.result_type(running, batch))
 
 
 def _sum_over_neighbours(x: Array, size: int) -> Array:
@@ -223,7 +232,7 @@ def local_response_norm_forward(
       beta: exponent.
 
     Returns:
-      y as x; saved: x and s.
+      y as x; saved: x, and s in at least float32.
 
     Raises:
       InputError: integers, a size that is not odd and positive, a k that is not positive, or a negative alpha.
@@ -236,8 +245,8 @@ def local_response_norm_forward(
         raise InputError(f"local response norm got size {size} for input {x.shape}; expected an odd number of channels")
     if k <= 0 or alpha < 0:
         raise InputError(f"local response norm got k {k} and alpha {alpha}; expected k above 0 and alpha of at least 0")
-    s = k + alpha * _sum_over_neighbours(x**2, size)
-    return x / s**beta, (x, s)
+    s = k + alpha * _sum_over_neighbours(wide(x) ** 2, size)
+    return (x / s**beta).astype(x.dtype), (x, s)
 
 
 def local_response_norm_backward(
@@ -267,9 +276,9 @@ def local_response_norm_backward(
     Returns:
       dx as x.
     """
-    x, s = saved
+    dtype, (x, s), dy = saved[0].dtype, map(wide, saved), wide(dy)
     through_neighbours = _sum_over_neighbours(dy * x / s ** (beta + 1), size)
-    return (dy / s**beta - 2 * alpha * beta * x * through_neighbours,)
+    return ((dy / s**beta - 2 * alpha * beta * x * through_neighbours).astype(dtype),)
 
 
 local_response_norm = Op(local_response_norm_forward, local_response_norm_backward)

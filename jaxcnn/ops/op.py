@@ -18,8 +18,9 @@ P = ParamSpec("P")
 class Op(Generic[P]):
     """A function whose derivative is written by hand.
 
-    `op(x, w, option=...)` is the value; `jax.grad` of it calls `backward` and never looks into `forward`. The two can
-    be called, and read, as they are:
+    `op(x, w, option=...)` is the value, and `jax.grad` of it is `backward`. A derivative of that one, in forward or in
+    reverse mode (`jax.hessian`), is autodiff's, through both passes as they are written. The two can be called, and
+    read, by themselves:
 
     z, saved = op.forward(x, w, option=...)
     dx, dw = op.backward(saved, dz, option=...)

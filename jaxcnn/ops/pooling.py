@@ -8,54 +8,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcnn.errors import InputError
+from jaxcnn.ops.im2col import Numbers, Padding, Sides, each_side, geometry, output_sizes, pad, unpad, wide
 from jaxcnn.ops.op import Op, check_floating
-
-Pair = tuple[int, int]
-Sides = tuple[Pair, Pair]
-
-
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else value
 
 
 def _geometry(
-    name: str, x: Array, window: int | Pair, strides: int | Pair | None, padding: int | Sides
+    name: str, x: Array, window: Numbers, strides: Numbers | None, padding: Padding
 ) -> tuple[Sides, list[tuple[slice, slice]]]:
     """The padding per side, and for every offset in the window, in reading order, the pixels found there."""
     if x.ndim != 4:
         raise InputError(f"{name} got images {x.shape}; expected [N, H, W, C]")
-    steps = _pair(window if strides is None else strides)
-    sides = (_pair(padding), _pair(padding)) if isinstance(padding, int) else padding
-    slices = []
-    for n, f, s, (low, high) in zip(x.shape[1:3], _pair(window), steps, sides, strict=True):
-        # Padding as large as the window would make a window of padding alone, which has no maximum.
-        if s < 1 or not 0 <= low < f or not 0 <= high < f or n < 1 or n + low + high < f:
-            raise InputError(
-                f"{name} got images {x.shape}, window {_pair(window)}, strides {steps} and padding {sides}; expected "
-                "strides of at least 1, padding from 0 to less than the window, and a window no larger than the "
-                "padded images"
-            )
-        last = (n + low + high - f) // s * s
-        slices.append([slice(a, a + last + 1, s) for a in range(f)])
-    rows, columns = slices
+    given, size = f"{name} got images {x.shape} and window {window}", x.shape[1:3]
+    wanted = each_side(given, padding, 2)
+    strides = window if strides is None else strides
+    window, strides, sides, dilation = geometry(given, size, window, strides, wanted, kernel="window")
+    # Padding as large as the window would make a window of padding alone, which has no maximum.
+    if 0 in size or any(max(side) >= f for side, f in zip(wanted, window, strict=True)):
+        raise InputError(
+            f"{given} with padding {wanted}; expected at least one pixel, and padding less than the window"
+        )
+    outputs = output_sizes(size, window, strides, sides, dilation)
+    rows, columns = (
+        [slice(a, a + s * (p - 1) + 1, s) for a in range(f)] for f, s, p in zip(window, strides, outputs, strict=True)
+    )
     return sides, list(product(rows, columns))
-
-
-def _pad(x: Array, sides: Sides, value: float) -> Array:
-    return jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=value)
-
-
-def _without_padding(padded: Array, sides: Sides, x: Array) -> Array:
-    (top, _), (left, _) = sides
-    return padded[:, top : top + x.shape[1], left : left + x.shape[2]]
 
 
 def max_pool_forward(
     x: Float[Array, "n h w c"],
     *,
-    window: int | Pair,
-    strides: int | Pair | None = None,
-    padding: int | Sides = 0,
+    window: Numbers,
+    strides: Numbers | None = None,
+    padding: Padding = 0,
 ) -> tuple[
     Float[Array, "n h_out w_out c"],
     tuple[Float[Array, "n h w c"], Int[Array, "n h_out w_out c"]],
@@ -64,7 +48,7 @@ def max_pool_forward(
 
     z[p] = max over offset a of x[p stride + a - low]
 
-    Padding is -inf and loses to every pixel.
+    Padding is -inf and loses to every finite pixel.
 
     Args:
       x: [N, H, W, C].
@@ -84,7 +68,7 @@ def max_pool_forward(
     """
     check_floating("max pool", x=x)
     sides, offsets = _geometry("max pool", x, window, strides, padding)
-    padded = _pad(x, sides, -jnp.inf)
+    padded = pad(x, sides, -jnp.inf)
     pixels = jnp.stack([padded[:, rows, columns] for rows, columns in offsets])
     return jnp.max(pixels, axis=0), (x, jnp.argmax(pixels, axis=0))
 
@@ -93,9 +77,9 @@ def max_pool_backward(
     saved: tuple[Float[Array, "n h w c"], Int[Array, "n h_out w_out c"]],
     dz: Float[Array, "n h_out w_out c"],
     *,
-    window: int | Pair,
-    strides: int | Pair | None = None,
-    padding: int | Sides = 0,
+    window: Numbers,
+    strides: Numbers | None = None,
+    padding: Padding = 0,
 ) -> tuple[Float[Array, "n h w c"]]:
     """The gradient of a maximum goes to the arg-max only.
 
@@ -115,10 +99,10 @@ def max_pool_backward(
     """
     x, winner = saved
     sides, offsets = _geometry("max pool", x, window, strides, padding)
-    dpadded = _pad(jnp.zeros_like(x), sides, 0.0)
+    dpadded = pad(jnp.zeros_like(wide(x)), sides)
     for number, (rows, columns) in enumerate(offsets):
-        dpadded = dpadded.at[:, rows, columns].add(jnp.where(winner == number, dz, 0))
-    return (_without_padding(dpadded, sides, x),)
+        dpadded = dpadded.at[:, rows, columns].add(jnp.where(winner == number, wide(dz), 0))
+    return (unpad(dpadded, sides).astype(x.dtype),)
 
 
 max_pool = Op(max_pool_forward, max_pool_backward)
@@ -127,9 +111,9 @@ max_pool = Op(max_pool_forward, max_pool_backward)
 def average_pool_forward(
     x: Float[Array, "n h w c"],
     *,
-    window: int | Pair,
-    strides: int | Pair | None = None,
-    padding: int | Sides = 0,
+    window: Numbers,
+    strides: Numbers | None = None,
+    padding: Padding = 0,
 ) -> tuple[Float[Array, "n h_out w_out c"], Float[Array, "n h w c"]]:
     """Average pooling: the mean of every window, channel by channel.
 
@@ -155,7 +139,7 @@ def average_pool_forward(
     """
     check_floating("average pool", x=x)
     sides, offsets = _geometry("average pool", x, window, strides, padding)
-    padded = _pad(x, sides, 0.0)
+    padded = pad(x, sides)
     pixels = jnp.stack([padded[:, rows, columns] for rows, columns in offsets])
     return jnp.mean(pixels, axis=0), x
 
@@ -164,9 +148,9 @@ def average_pool_backward(
     saved: Float[Array, "n h w c"],
     dz: Float[Array, "n h_out w_out c"],
     *,
-    window: int | Pair,
-    strides: int | Pair | None = None,
-    padding: int | Sides = 0,
+    window: Numbers,
+    strides: Numbers | None = None,
+    padding: Padding = 0,
 ) -> tuple[Float[Array, "n h w c"]]:
     """The gradient of a mean goes to every pixel of the window in equal parts.
 
@@ -185,10 +169,10 @@ def average_pool_backward(
     """
     x = saved
     sides, offsets = _geometry("average pool", x, window, strides, padding)
-    dpadded = _pad(jnp.zeros_like(x), sides, 0.0)
+    dpadded = pad(jnp.zeros_like(wide(x)), sides)
     for rows, columns in offsets:
-        dpadded = dpadded.at[:, rows, columns].add(dz / len(offsets))
-    return (_without_padding(dpadded, sides, x),)
+        dpadded = dpadded.at[:, rows, columns].add(wide(dz) / len(offsets))
+    return (unpad(dpadded, sides).astype(x.dtype),)
 
 
 average_pool = Op(average_pool_forward, average_pool_backward)
@@ -231,7 +215,8 @@ def global_average_pool_backward(
       dx as x.
     """
     n, h, w, c = saved.shape
-    return (jnp.broadcast_to(dz.reshape(n, 1, 1, c) / (h * w), saved.shape),)
+    part = wide(dz).reshape(n, 1, 1, c) / (h * w)
+    return (jnp.broadcast_to(part.astype(saved.dtype), saved.shape),)
 
 
 global_average_pool = Op(global_average_pool_forward, global_average_pool_backward)
