@@ -13,9 +13,11 @@ from jaxtyping import install_import_hook
 
 _hook = install_import_hook("jaxcnn", "beartype.beartype")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,3 +56,11 @@ def torchvision(torch):
     import torchvision
 
     return torchvision
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without jaxtyping, whose hook refuses some inputs before the function can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import comparison
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from numpy.testing import assert_allclose
 from jaxcnn.errors import InputError
 from jaxcnn.layers.batch_norm import BatchNorm, normalize
 
+assert_close = partial(comparison.assert_close, floor=1)
 shapes = st.tuples(*(st.integers(2, 5) for _ in range(4)))
 
 
@@ -47,15 +50,6 @@ def trained(module: nn.Module, x, variables, cotangent, **call: Any):
         return y, updates["batch_stats"], *vjp(cotangent.astype(y.dtype))
 
     return run(variables["params"], x)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    """Within `tolerance` of the largest expected magnitude (at least 1), leaf by leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(), 1))
 
 
 @settings(deadline=None, max_examples=8)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
-from numpy.testing import assert_allclose
 
 from jaxcnn.errors import InputError
 from jaxcnn.layers.convolution import Conv, compiler_options, convolve
@@ -66,15 +66,6 @@ def reference(case: Case):
         feature_group_count=case.groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    """Within `tolerance` of the largest expected magnitude, leaf by leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), 1e-3))
 
 
 def small_case(groups: int = 1, inputs: int = 2, outputs: int = 3) -> Case:

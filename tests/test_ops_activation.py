@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import assert_arrays_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -60,14 +61,6 @@ def value_and_gradient(function: Any, x: jax.Array, dy: jax.Array, **options: fl
     return y, vjp(dy)[0]
 
 
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected magnitude, array by array."""
-    for a, e in zip(actual, expected, strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * np.abs(e).max(initial=0))
-
-
 def test_every_activation_of_the_module_is_registered_under_its_name_and_described():
     found = {name: value for name, value in vars(activation).items() if isinstance(value, Activation)}
     assert found == ACTIVATIONS
@@ -95,8 +88,8 @@ def test_value_and_gradient_equal_autodiff_of_another_formulation(op, dtype, tol
         x, dy = jnp.asarray(values, dtype), normal(values.shape, dtype=dtype)
         y, dx = value_and_gradient(op, x, dy, **options)
         assert (y.dtype, dx.dtype) == (dtype, dtype)
-        assert_close((y, dx), value_and_gradient(OTHERS[op.__name__], x, dy, **options), tolerance)
-        assert_close([op.derivative(x, **options) * dy], [dx], tolerance)
+        assert_arrays_close((y, dx), value_and_gradient(OTHERS[op.__name__], x, dy, **options), tolerance)
+        assert_arrays_close([op.derivative(x, **options) * dy], [dx], tolerance)
 
 
 @every
@@ -109,7 +102,7 @@ def test_second_order_gradient_equals_autodiff_in_float64(op: Activation):
 
     with jax.enable_x64(True):
         x = normal((8,), dtype=np.float64)
-        assert_close([second(op)(x)], [second(OTHERS[op.__name__])(x)], 1e-10)
+        assert_arrays_close([second(op)(x)], [second(OTHERS[op.__name__])(x)], 1e-10)
         far = jnp.asarray([1e4, -1e4])
         assert bool(jnp.isfinite(second(op)(far)).all())
 
@@ -132,7 +125,7 @@ def test_value_and_derivative_are_finite_and_right_at_the_ends_of_float32(op: Ac
     x = jnp.asarray(np.concatenate([ends, -ends]))
     y, dx = value_and_gradient(op, x, jnp.ones_like(x))
     assert bool(jnp.isfinite(y).all() and jnp.isfinite(dx).all())
-    assert_close([op.derivative(x)], [dx], 0)
+    assert_arrays_close([op.derivative(x)], [dx], 0)
     with jax.enable_x64(True):
         wide = jnp.asarray(np.asarray(x, np.float64))
         expected = value_and_gradient(OTHERS[op.__name__], wide, jnp.ones_like(wide))
@@ -147,7 +140,7 @@ def test_half_precision_is_kept_and_agrees_with_float32(op: Activation):
     assert {a.dtype for a in actual} == {jnp.dtype(jnp.bfloat16)}
     wide = x.astype(jnp.float32)
     y, dx = value_and_gradient(op, wide, jnp.ones_like(wide))
-    assert_close(actual, (y, dx, dx), 2**-6)
+    assert_arrays_close(actual, (y, dx, dx), 2**-6)
 
 
 @every
@@ -193,7 +186,9 @@ def points_and(*kinks: float) -> tuple[jax.Array, jax.Array]:
 @every
 def test_value_and_gradient_equal_those_of_torch_at_kinks_too(torch, op: Activation):
     x, dy = points_and(0.0, *op.kinks)
-    assert_close(value_and_gradient(op, x, dy), in_torch(torch, torch_functions(torch)[op.__name__], dy, x), 1e-5)
+    assert_arrays_close(
+        value_and_gradient(op, x, dy), in_torch(torch, torch_functions(torch)[op.__name__], dy, x), 1e-5
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in layers.ACTIVATIONS if name in ACTIVATIONS])
@@ -201,7 +196,7 @@ def test_value_and_gradient_equal_those_of_the_layers_of_the_same_name(name: str
     # For leaky ReLU at 0, linen takes the derivative from the right; PyTorch's, and ours, is the one from the left.
     x, dy = points_and(*(() if name == "leaky_relu" else (0.0, *ACTIVATIONS[name].kinks)))
     expected = value_and_gradient(layers.ACTIVATIONS[name], x, dy)
-    assert_close(value_and_gradient(ACTIVATIONS[name], x, dy), expected, 1e-5)
+    assert_arrays_close(value_and_gradient(ACTIVATIONS[name], x, dy), expected, 1e-5)
 
 
 def test_values_by_hand():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
+from comparison import assert_close, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -24,34 +23,8 @@ PRECISIONS = {np.float32: 1e-5, np.float64: 1e-10}
 precisions = st.sampled_from([*PRECISIONS])
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping, whose hook refuses some inputs before the op can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def normal(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected magnitude, leaf by leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), 1e-3))
-
-
-def value_and_gradients(function, arrays, dy):
-    @jax.jit
-    def run(arrays, dy):
-        y, vjp = jax.vjp(function, *arrays)
-        return y, vjp(dy)
-
-    return run(arrays, dy)
 
 
 @settings(deadline=None, max_examples=15)

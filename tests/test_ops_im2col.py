@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,14 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxcnn.errors import InputError
 from jaxcnn.ops.convolution import convolution_library
 from jaxcnn.ops.im2col import col2im, im2col, output_size
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping, whose hook refuses some inputs before the op can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def normal(*shape: int) -> np.ndarray:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -235,14 +233,6 @@ def test_weights_that_are_no_odd_square_are_refused(weights):
 def test_integers_are_refused():
     with pytest.raises(InputError, match=r"images \(1, 5, 5, 1\) of int32; expected floating point"):
         apply("sharpen", jnp.zeros((1, 5, 5, 1), jnp.int32))
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping, whose hook refuses some inputs before the function can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import assert_arrays_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -84,14 +85,6 @@ def in_torch(torch, function: Any, *arrays: np.ndarray) -> list[np.ndarray]:
     return [t.detach().numpy() for t in (loss, *(t.grad for t in tensors if t.requires_grad))]
 
 
-def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    """Within `tolerance` of the largest expected magnitude, array by array."""
-    for a, e in zip(actual, expected, strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * np.abs(e).max(initial=0))
-
-
 # Softmax cross-entropy
 
 
@@ -110,18 +103,18 @@ def test_softmax_cross_entropy_and_its_gradient_equal_autodiff(dtype, tolerance,
         z, y = 3 * normal(shape, 0, dtype), labels_of(shape[:-1], shape[-1])
         actual = loss_and_gradients(softmax_cross_entropy, z, y, dloss=dloss, only=1)
         assert {a.dtype for a in actual} == {jnp.dtype(dtype)}
-        assert_close(actual, loss_and_gradients(cross_entropy_written_out, z, y, dloss=dloss, only=1), tolerance)
+        assert_arrays_close(actual, loss_and_gradients(cross_entropy_written_out, z, y, dloss=dloss, only=1), tolerance)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 3, 5, 4)], ids=["images", "pixels"])
 def test_softmax_cross_entropy_equals_that_of_training_and_of_torch(torch, shape: tuple[int, ...]):
     z, y = 3 * normal(shape), labels_of(shape[:-1], 4)
     actual = loss_and_gradients(softmax_cross_entropy, z, y, only=1)
-    assert_close(actual, loss_and_gradients(lambda z, y: cross_entropy(z, y).mean(), z, y, only=1))
+    assert_arrays_close(actual, loss_and_gradients(lambda z, y: cross_entropy(z, y).mean(), z, y, only=1))
     theirs = in_torch(
         torch, lambda z, y: torch.nn.functional.cross_entropy(z.reshape(-1, 4), y.long().reshape(-1)), z, y
     )
-    assert_close(actual, theirs)
+    assert_arrays_close(actual, theirs)
 
 
 def test_softmax_cross_entropy_by_hand():
@@ -164,7 +157,7 @@ def test_softmax_cross_entropy_of_a_label_of_no_class_is_not_a_number_nor_is_its
 def test_softmax_cross_entropy_has_more_classes_than_its_labels_have_numbers():
     z, y = normal((3, 300)), np.array([0, 44, 255], np.uint8)
     expected = loss_and_gradients(cross_entropy_written_out, z, y.astype(np.int32), only=1)
-    assert_close(loss_and_gradients(softmax_cross_entropy, z, y, only=1), expected)
+    assert_arrays_close(loss_and_gradients(softmax_cross_entropy, z, y, only=1), expected)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +190,7 @@ def test_loss_and_its_gradients_equal_autodiff(op, other, dtype, tolerance, shap
         arrays = 3 * normal(shape, 0, dtype), uniform(shape, 1, dtype)
         actual = loss_and_gradients(op, *arrays, dloss=dloss)
         assert {a.dtype for a in actual} == {jnp.dtype(dtype)}
-        assert_close(actual, loss_and_gradients(other, *arrays, dloss=dloss), tolerance)
+        assert_arrays_close(actual, loss_and_gradients(other, *arrays, dloss=dloss), tolerance)
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 4), (2, 3, 4)])
@@ -213,13 +206,13 @@ def test_loss_and_its_gradients_equal_those_of_torch(torch, op, name: str, shape
     arrays = 3 * normal(shape), uniform(shape, 1)
     function = getattr(torch.nn.functional, name)
     theirs = in_torch(torch, lambda z, y: function(z, y, reduction="sum") / len(z), *arrays)
-    assert_close(loss_and_gradients(op, *arrays), theirs)
+    assert_arrays_close(loss_and_gradients(op, *arrays), theirs)
 
 
 def test_euclidean_loss_and_its_gradients_equal_those_of_torch(torch):
     arrays = normal((6, 4)), normal((6, 4), 1)
     theirs = in_torch(torch, lambda p, y: torch.nn.functional.pairwise_distance(p, y, eps=0).mean() / 2**0.5, *arrays)
-    assert_close(loss_and_gradients(euclidean_loss, *arrays), theirs)
+    assert_arrays_close(loss_and_gradients(euclidean_loss, *arrays), theirs)
 
 
 @paired
@@ -242,7 +235,7 @@ def test_losses_by_hand():
         (euclidean_loss, (2**0.5 + 12.5**0.5) / 2, [[0, 1 / 2 / 2**0.5], [3 / 4 / 12.5**0.5, -1 / 12.5**0.5]]),
     ):
         actual = loss_and_gradients(op, predictions, targets)
-        assert_close(actual, [np.float32(loss), np.asarray(dpredictions), -np.asarray(dpredictions)], 1e-6)
+        assert_arrays_close(actual, [np.float32(loss), np.asarray(dpredictions), -np.asarray(dpredictions)], 1e-6)
 
 
 def test_euclidean_loss_of_one_example_is_the_root_of_half_its_squared_error():
@@ -289,7 +282,7 @@ def test_half_precision_predictions_with_float32_targets_give_each_its_own_type(
     p, y = jnp.asarray(normal((4, 3))).astype(jnp.bfloat16), uniform((4, 3), 1)
     _, dp, dy = loss_and_gradients(op, p, y)
     assert (dp.dtype, dy.dtype) == (jnp.bfloat16, jnp.float32)
-    assert_close((dp, dy), loss_and_gradients(op, p.astype(jnp.float32), y)[1:], 2**-7)
+    assert_arrays_close((dp, dy), loss_and_gradients(op, p.astype(jnp.float32), y)[1:], 2**-7)
 
 
 @pytest.mark.parametrize("name", PAIRED)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
+from comparison import assert_close, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -26,14 +25,6 @@ shapes = st.tuples(st.integers(2, 3), st.integers(2, 4), st.integers(2, 4), st.i
 epsilons = st.sampled_from([1e-5, 1e-3, 0.1])
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping, whose hook refuses some inputs before the op can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def normal(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
@@ -44,24 +35,6 @@ def example(shape: tuple[int, ...], dtype: Any = np.float32) -> tuple[np.ndarray
     x = normal(shape, 0, dtype) * (1 + np.arange(c[0], dtype=dtype)) + normal(c, 1, dtype)
     variance = 0.1 + normal(c, 5, dtype) ** 2
     return x, normal(c, 2, dtype), normal(c, 3, dtype), normal(c, 4, dtype), variance, normal(shape, 6, dtype)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected magnitude, leaf by leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), 1e-3))
-
-
-def value_and_gradients(function, arrays, dy):
-    @jax.jit
-    def run(arrays, dy):
-        y, vjp = jax.vjp(function, *arrays)
-        return y, vjp(dy)
-
-    return run(arrays, dy)
 
 
 def in_nchw(torch, array) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
+from comparison import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -24,29 +23,12 @@ PRINTED = [[1, 3, 2, 1], [2, 9, 1, 1], [1, 4, 2, 3], [5, 6, 1, 2]]
 Geometry = tuple[tuple[int, ...], dict[str, Any]]
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping, whose hook refuses some inputs before the op can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def normal(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
 
 
 def image(rows: Any) -> jax.Array:
     return jnp.asarray(rows, jnp.float32)[None, :, :, None]
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected magnitude, leaf by leaf."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * max(np.abs(e).max(initial=0), 1e-3))
 
 
 @st.composite

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import assert_arrays_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -47,14 +48,6 @@ def in_torch(torch, function: Any, dy: np.ndarray | jax.Array, *arrays: Any) -> 
     y = function(*tensors)
     y.backward(torch.tensor(np.asarray(dy)))
     return [t.detach().numpy() for t in (y, *(t.grad for t in tensors))]
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected magnitude, array by array."""
-    for a, e in zip(actual, expected, strict=True):
-        assert a.shape == e.shape
-        e = np.asarray(e, np.float64)
-        assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * np.abs(e).max(initial=0))
 
 
 def central_differences(function: Any, *arrays: jax.Array) -> list[jax.Array]:
@@ -129,7 +122,7 @@ def test_prelu_and_its_gradients_equal_autodiff(dtype, tolerance, shape, shared)
         slope = normal(shape[-1:] if shared is None else shared, 2, dtype)
         actual = value_and_gradients(prelu, dy, x, slope)
         assert {a.dtype for a in actual} == {jnp.dtype(dtype)}
-        assert_close(actual, value_and_gradients(prelu_written_out, dy, x, slope), tolerance)
+        assert_arrays_close(actual, value_and_gradients(prelu_written_out, dy, x, slope), tolerance)
 
 
 @pytest.mark.parametrize("slopes", [1, 3])
@@ -139,7 +132,7 @@ def test_prelu_and_its_gradients_equal_those_of_torch_at_the_kink_too(torch, slo
     def theirs(x, slope):
         return torch.nn.functional.prelu(x.permute(0, 3, 1, 2), slope).permute(0, 2, 3, 1)
 
-    assert_close(value_and_gradients(prelu, dy, x, slope), in_torch(torch, theirs, dy, x, slope), 1e-5)
+    assert_arrays_close(value_and_gradients(prelu, dy, x, slope), in_torch(torch, theirs, dy, x, slope), 1e-5)
 
 
 @pytest.mark.parametrize("dtypes", [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.bfloat16)])
@@ -148,7 +141,7 @@ def test_prelu_gives_each_gradient_its_own_type(dtypes: tuple[Any, Any]):
     gradients = prelu.backward(prelu.forward(*arrays)[1], jnp.ones((4, 3)))
     assert tuple(g.dtype for g in gradients) == dtypes
     expected = value_and_gradients(prelu_written_out, jnp.ones((4, 3)), *(a.astype(jnp.float32) for a in arrays))
-    assert_close(gradients, expected[1:], 2**-7)
+    assert_arrays_close(gradients, expected[1:], 2**-7)
 
 
 @pytest.mark.parametrize("slope", [(2,), (4,), (4, 3), (1, 1)])
@@ -172,8 +165,8 @@ def test_rrelu_takes_uniform_slopes_from_its_key_and_keeps_them_for_its_gradient
     assert stats.kstest(slopes, stats.uniform(1 / 8, 1 / 3 - 1 / 8).cdf).pvalue > 0.01
     assert abs(np.corrcoef(slopes[1:], slopes[:-1])[0, 1]) < 0.1
     dy = normal(x.shape)
-    assert_close(vjp(dy), [-y * dy], 1e-6)
-    assert_close([rrelu(x, jax.random.key(0))], [y], 0)
+    assert_arrays_close(vjp(dy), [-y * dy], 1e-6)
+    assert_arrays_close([rrelu(x, jax.random.key(0))], [y], 0)
     assert not jnp.allclose(rrelu(x, jax.random.key(1)), y)
     assert_allclose(rrelu_inference(x), jnp.mean(y), rtol=0.02)
 
@@ -192,7 +185,7 @@ def test_rrelu_and_its_gradient_equal_autodiff(dtype, tolerance, ends):
 
         actual = value_and_gradients(lambda x: rrelu(x, key, **ends), dy, x)
         assert {a.dtype for a in actual} == {jnp.dtype(dtype)}
-        assert_close(actual, value_and_gradients(written_out, dy, x), tolerance)
+        assert_arrays_close(actual, value_and_gradients(written_out, dy, x), tolerance)
 
 
 def test_rrelu_equals_that_of_torch_with_the_same_slopes(torch):
@@ -201,10 +194,10 @@ def test_rrelu_equals_that_of_torch_with_the_same_slopes(torch):
     y, dx = in_torch(torch, lambda x: torch.nn.functional.rrelu(x, training=True), dy, x)
     # At 0 the slope cannot be read off the value: the gradient says it.
     slope = jnp.asarray(np.where(np.asarray(x) == 0, dx / np.asarray(dy), y / np.where(np.asarray(x) == 0, 1, x)))
-    assert_close(rrelu.backward((x, slope), dy)[:1], [dx], 1e-5)
+    assert_arrays_close(rrelu.backward((x, slope), dy)[:1], [dx], 1e-5)
     assert stats.kstest(slope[x <= 0], stats.uniform(1 / 8, 1 / 3 - 1 / 8).cdf).pvalue > 0.01
     positive = np.asarray(x) > 0
-    assert_close([rrelu(x, jax.random.key(0))[positive]], [y[positive]], 0)
+    assert_arrays_close([rrelu(x, jax.random.key(0))[positive]], [y[positive]], 0)
 
 
 def test_rrelu_refuses_integers_and_slopes_in_the_wrong_order():
@@ -239,7 +232,7 @@ def test_softmax_and_its_gradient_equal_autodiff_and_its_jacobian(dtype, toleran
         y, dx = value_and_gradients(softmax, dy, x)
         assert (y.dtype, dx.dtype) == (dtype, dtype)
         expected = value_and_gradients(softmax_written_out, dy, x)
-        assert_close([y], expected[:1], tolerance)
+        assert_arrays_close([y], expected[:1], tolerance)
         # Rounding is all that is left of dx where one class has all the probability: it is measured against dy.
         atol = tolerance * float(np.abs(dy).max())
         assert_allclose(dx, expected[1], rtol=0, atol=atol)
@@ -251,7 +244,7 @@ def test_softmax_and_its_gradient_equal_autodiff_and_its_jacobian(dtype, toleran
 def test_softmax_jacobian_equals_autodiff_in_float64():
     with jax.enable_x64(True):
         x = normal((5,), dtype=np.float64)
-        assert_close([softmax_jacobian(x)], [jax.jacfwd(jax.nn.softmax)(x)], 1e-10)
+        assert_arrays_close([softmax_jacobian(x)], [jax.jacfwd(jax.nn.softmax)(x)], 1e-10)
 
 
 @settings(deadline=None, max_examples=15)
@@ -274,7 +267,7 @@ def test_softmax_is_finite_and_right_at_the_ends_of_float32():
 def test_softmax_and_its_gradient_equal_those_of_torch(torch):
     x, dy = 3 * normal((4, 2, 5)), normal((4, 2, 5), 1)
     y, vjp = jax.vjp(softmax, x)
-    assert_close((y, *vjp(dy)), in_torch(torch, lambda x: torch.softmax(x, -1), dy, x), 1e-5)
+    assert_arrays_close((y, *vjp(dy)), in_torch(torch, lambda x: torch.softmax(x, -1), dy, x), 1e-5)
 
 
 def test_softmax_refuses_integers_and_no_class():

@@ -360,8 +360,8 @@ def evaluate_photographs(
     )
     if not source.labelled:
         return PhotographEvaluation(len(source), None, None, None, predictions)
-    top1, top5 = (float(hits(logits, labels, top).mean()) for top in (1, 5))
-    return PhotographEvaluation(len(source), top1, top5, float(cross_entropy(logits, labels).mean()), predictions)
+    scores = score(np.asarray(logits), np.asarray(labels))
+    return PhotographEvaluation(len(source), scores.top1, scores.top5, scores.loss, predictions)
 
 
 def _averaged(model: nn.Module, state: State, source: ViewSource, config: DataConfig) -> Float[np.ndarray, "n k"]:

@@ -280,9 +280,10 @@ def _train(experiment: Experiment, directory: str | Path, console: Console) -> R
         step = int(state.step)
         _require_plausible(files, step, config.checkpoint_every or steps_per_epoch)
         files.metrics.truncate(step)
-        scored = [record for record in files.metrics.read() if record.get("split") == held_out]
+        records = files.metrics.read()
+        scored = [record for record in records if record.get("split") == held_out]
         top1 = scored[-1].get("top1") if scored else None
-        first = next((record["loss"] for record in files.metrics.read() if record["split"] == "train"), None)
+        first = next((record["loss"] for record in records if record.get("split") == "train"), None)
 
         train_step = map_train_step(make_train_step(model, optimizer, experiment), devices)
         diagnose = map_diagnostics_step(make_diagnostics_step(make_objective(model, experiment)), devices)

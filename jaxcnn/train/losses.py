@@ -124,8 +124,9 @@ def loss(config: LossConfig, logits: Float[Array, "*n k"], truth: Array) -> Floa
     labelled = jnp.issubdtype(truth.dtype, jnp.integer)
     if labelled and config.name == "cross_entropy" and not config.label_smoothing:
         return cross_entropy(logits, truth)
-    soft = jax.nn.one_hot(truth, logits.shape[-1]) if labelled else truth
-    return LOSSES[config.name](logits, smooth(soft, config.label_smoothing))
+    smoothing = config.label_smoothing
+    soft = targets(truth, logits.shape[-1], smoothing) if labelled else smooth(truth, smoothing)
+    return LOSSES[config.name](logits, soft)
 
 
 def l1_penalty(params: PyTree, factor: float) -> Float[Array, ""]:
