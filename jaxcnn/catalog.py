@@ -1,13 +1,17 @@
-"""Experiments by name: one file each, holding a docstring and one value, `EXPERIMENT`."""
+"""Experiments and studies by name: one file each, holding a docstring and one value, `EXPERIMENT` or `STUDY`."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.study import Study
+
+Kind: TypeAlias = Literal["experiment", "study"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -17,28 +21,28 @@ def folders() -> tuple[Path, ...]:
     return Path("experiments").resolve(), _PACKAGE.parent / "experiments", _PACKAGE / "experiments"
 
 
-def files() -> dict[str, Path]:
-    """The file of every experiment, by name; files that do not assign `EXPERIMENT` are something else."""
+def files(kind: Kind = "experiment") -> dict[str, Path]:
+    """The file of every experiment or study, by name; files that assign no such value are something else."""
     found: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.py")):
-            if _describe(path) is not None:
+            if _describe(path, kind) is not None:
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 
-def descriptions() -> dict[str, str]:
-    """The first line of every experiment's docstring, by name; nothing is executed."""
-    return {name: _describe(path) or "" for name, path in files().items()}
+def descriptions(kind: Kind = "experiment") -> dict[str, str]:
+    """The first line of every experiment's or study's docstring, by name; nothing is executed."""
+    return {name: _describe(path, kind) or "" for name, path in files(kind).items()}
 
 
-def _describe(path: Path) -> str | None:
+def _describe(path: Path, kind: Kind) -> str | None:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return None
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
-    if not any(isinstance(target, ast.Name) and target.id == "EXPERIMENT" for target in targets):
+    if not any(isinstance(target, ast.Name) and target.id == kind.upper() for target in targets):
         return None
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
@@ -52,13 +56,29 @@ def load(name: str) -> tuple[Experiment, str]:
     Raises:
       InputError: no such experiment (the message lists the nearest names), or its file does not define one.
     """
-    known = files()
+    path, value, description = _load(name, "experiment")
+    if not isinstance(value, Experiment):
+        raise InputError(f"{path} defines EXPERIMENT as {value!r}; expected a jaxcnn.config.Experiment")
+    return value, description
+
+
+def load_study(name: str) -> tuple[Study, str]:
+    """The study `name` and the first line of its description; arguments and errors are those of `load`."""
+    path, value, description = _load(name, "study")
+    if not isinstance(value, Study):
+        raise InputError(f"{path} defines STUDY as {value!r}; expected a jaxcnn.study.Study")
+    return value, description
+
+
+def _load(name: str, kind: Kind) -> tuple[Path, Any, str]:
+    known = files(kind)
     path = Path(name) if name.endswith(".py") else known.get(name)
     if path is None:
-        raise unknown_name("experiment", name, known)
+        raise unknown_name(kind, name, known)
     if not path.is_file():
-        raise InputError(f"experiment file {name!r} does not exist; expected an experiment's name or a .py file")
-    spec = importlib.util.spec_from_file_location(f"jaxcnn_experiment_{path.stem}", path)
+        article = "an experiment" if kind == "experiment" else "a study"
+        raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
+    spec = importlib.util.spec_from_file_location(f"jaxcnn_{kind}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -68,7 +88,4 @@ def load(name: str) -> tuple[Experiment, str]:
         raise InputError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    experiment = getattr(module, "EXPERIMENT", None)
-    if not isinstance(experiment, Experiment):
-        raise InputError(f"{path} defines EXPERIMENT as {experiment!r}; expected a jaxcnn.config.Experiment")
-    return experiment, (module.__doc__ or "").strip().partition("\n")[0]
+    return path, getattr(module, kind.upper(), None), (module.__doc__ or "").strip().partition("\n")[0]

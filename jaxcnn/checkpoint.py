@@ -199,7 +199,13 @@ class Checkpoints:
         self.wait()
 
     def _open(self) -> ocp.CheckpointManager:
+        own = jax.process_index()
         options = ocp.CheckpointManagerOptions(
+            # Of several processes that train together, whoever opens the directory is alone with it.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+            ),
+            create=False,
             preservation_policy=_Preservation(self),
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
@@ -218,6 +224,8 @@ class Checkpoints:
             "record": ocp.JsonCheckpointHandler(),
         }
         try:
+            if not self._read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
             return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         except Exception as error:
             raise CheckpointError(f"{self.directory} cannot be opened: {_sentence(error)}") from error

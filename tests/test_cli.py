@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import jaxcnn
 from jaxcnn import catalog, cli, data, models
 from jaxcnn.cli.terminal import print_json
+from jaxcnn.report import gallery
 
+TRAINED = '{"step": 1, "split": "train", "loss": 2.0, "top1": 0.1}\n'
 QUICK = ["--training.epochs", "1", "--data.batch-size", "160", "--model.name", "mlp", "--data.image-size", "8"]
 
 
@@ -142,6 +145,13 @@ def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
     run = here / "runs" / "lenet5_digits"
     for damage, commands, says in (
+        (lambda: (run / "timing.jsonl").write_text('{"step": 8}\n'), ("figures",), "timing.jsonl is damaged (KeyError"),
+        (lambda: (run / "timing.jsonl").unlink(), (), ""),
+        (
+            lambda: (run / "metrics.jsonl").write_text(TRAINED + '{"step": 1, "split": "diagnostics", "dead": [1]}\n'),
+            ("figures",),
+            "metrics.jsonl has damaged diagnostics (KeyError: 'gradient_norm')",
+        ),
         (lambda: (run / "metrics.jsonl").write_text('{"step": 44}\n'), ("figures",), "holds no records of training"),
         (lambda: (run / "metrics.jsonl").write_text("[]\n"), ("train", "figures"), 'an integer "step"'),
         (lambda: [(run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()], ("train", "figures"), "metrics"),
@@ -155,6 +165,40 @@ def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
             assert status == 2
             assert says in err
             assert len(err.splitlines()) == 1
+
+
+def test_a_run_with_diagnoses_has_their_figures_too(capsys, here):
+    assert invoke(capsys, "train", "lenet5_digits", *QUICK, "--training.diagnose-every", "3")[0] == 0
+    status, out, _ = invoke(capsys, "figures", "runs/lenet5_digits")
+    names = ("curves", "filters", "predictions", "confusion", "saliency", "gradient_norms", "magnitudes", "dead_relus")
+    drawn = [f"runs/lenet5_digits/figures/{name}.{ending}" for name in (*names, "time") for ending in ("pdf", "png")]
+    assert (status, out.split()) == (0, drawn)
+    assert sorted(map(str, (here / "runs" / "lenet5_digits" / "figures").iterdir())) == sorted(
+        str(here / path) for path in drawn
+    )
+
+
+def test_each_diagnosis_is_drawn_as_itself():
+    records = [
+        {
+            "step": step,
+            "split": "diagnostics",
+            "value": {"conv/kernel": 0.5, "norm/scale": 1.0, "head/kernel": 0.25},
+            "gradient": {"conv/kernel": 0.125 * step, "norm/scale": 2.0, "head/kernel": None},
+            "gradient_norm": {"conv": 3.0, "norm": 5.0, "head": 4.0},
+            "dead": {"norm": 0.75},
+        }
+        for step in (1, 2)
+    ]
+    figures = gallery._diagnostics([json.loads(TRAINED), *records])
+    norms, sizes, dead = (figures[name].axes for name in ("gradient_norms", "magnitudes", "dead_relus"))
+    assert [list(line.get_ydata()) for line in norms[0].lines] == [[3, 4], [3, 4]]  # of layers with a kernel
+    np.testing.assert_array_equal(np.asarray(sizes[0].images[0].get_array()).T, [[0.5, 1, 0.25]] * 2)
+    assert np.asarray(sizes[1].images[0].get_array())[0].tolist() == [0.125, 0.25]
+    assert np.asarray(dead[0].images[0].get_array()).tolist() == [[0.75, 0.75]]
+    without = [record | {"dead": {}} for record in records]
+    assert figures.keys() - gallery._diagnostics(without).keys() == {"dead_relus"}
+    assert gallery._diagnostics([json.loads(TRAINED)]) == {}
 
 
 def test_a_file_where_a_folder_should_be_is_one_sentence(capsys, here):

@@ -175,6 +175,15 @@ def test_scanned_and_rematerialised_blocks_compute_the_same_with_the_same_names(
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max() + 1e-5)
 
 
+def test_with_one_block_in_a_stage_nothing_is_left_to_scan():
+    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
+    plain, scanned = (
+        models.create("cifar_resnet8", scan=scan).init_with_output(jax.random.key(0), images, train=False)
+        for scan in (False, True)
+    )
+    jax.tree.map(np.testing.assert_array_equal, scanned, plain)
+
+
 def test_blocks_scanned_start_from_different_numbers():
     state = states.create(models.create("cifar_resnet20", scan=True), jax.random.key(0), (16, 16, 3))
     kernels = [state.params["stage1"][f"block{i}"]["conv1"]["kernel"] for i in (1, 2, 3)]
@@ -206,7 +215,7 @@ def test_a_residual_network_whose_branches_are_silent_passes_its_input_on():
     np.testing.assert_array_equal(last[..., 40:], 0)
 
 
-@pytest.mark.parametrize("depth", [21, 8])
+@pytest.mark.parametrize("depth", [21, 2])
 def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
     from jaxcnn.models.cifar_resnet import CifarResNet
 

@@ -25,7 +25,7 @@ def test_the_commands_and_then_the_library_run_as_written(tmp_path, monkeypatch,
         assert program == "jaxcnn"
         cli.main(arguments)
     figures = {path.name for path in (tmp_path / "runs" / "demo" / "figures").iterdir()}
-    names = ("curves", "filters", "predictions", "confusion", "saliency")
+    names = ("curves", "filters", "predictions", "confusion", "saliency", "time")
     assert figures == {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
     assert (tmp_path / "runs" / "slow" / "figures" / "curves.pdf").exists()
     accuracy = re.search(r"test accuracy ([\d.]+) on 359 images", capsys.readouterr().out)

@@ -15,8 +15,8 @@ from jaxcnn.data import pipeline
 from jaxcnn.data.spec import TEST_SHARE
 from jaxcnn.errors import InputError
 from jaxcnn.train import optimizers
-from jaxcnn.train.loop import resolve
 from jaxcnn.train.parallel import map_train_step, replicate
+from jaxcnn.train.start import resolve
 from jaxcnn.train.step import AXIS, make_train_step
 
 

@@ -22,8 +22,10 @@ from jaxcnn import config, run
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError, RunError
+from jaxcnn.train.diagnostics import read_timing
 from jaxcnn.train.evaluate import evaluate_run
-from jaxcnn.train.loop import pixel_statistics, train
+from jaxcnn.train.loop import train
+from jaxcnn.train.start import pixel_statistics
 
 # A network with dropout, a validation share and checkpoints inside epochs: all that a resumption could get wrong.
 SMALL = Experiment(
@@ -112,6 +114,26 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_pat
     assert metrics(tmp_path / "other") != metrics(directory)
 
 
+def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp_path):
+    heard = []
+
+    def evaluated(epoch, scores):
+        heard.append((epoch, scores.top1))
+        time.sleep(0.5)
+
+    short = with_training(SMALL, epochs=2)
+    train(short, tmp_path, evaluated=evaluated)
+    records = [json.loads(line) for line in metrics(tmp_path).splitlines()]
+    scored = [record["top1"] for record in records if record["split"] == "validation"]
+    assert heard == list(enumerate(scored, start=1))
+    seconds, _ = read_timing(tmp_path)
+    assert seconds["evaluation"] >= 1
+    assert seconds["data"] < 0.5
+
+    train(short, tmp_path, evaluated=evaluated)  # a run that is continued tells its past
+    assert heard == 2 * list(enumerate(scored, start=1))
+
+
 def test_streamed_images_give_the_same_run(finished, tmp_path):
     streamed = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, storage="stream"))
     train(streamed, tmp_path / "run")
@@ -123,6 +145,7 @@ def test_streamed_images_give_the_same_run(finished, tmp_path):
 SCRIPT = """
 import json, sys
 from jaxcnn import config
+from jaxcnn.train.diagnostics import read_timing
 from jaxcnn.train.loop import train
 result = train(config.from_json(config.Experiment, json.loads(sys.argv[1])), sys.argv[2])
 print(json.dumps({"steps": result.steps, "finished": result.finished}))

@@ -123,13 +123,15 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path, monkeypatc
         calls.append(step)
         if step >= 16:
             raise Killed
-        write(self, step, images)
+        return write(self, step, images)
 
+    # The one that is killed streams its images from worker processes.
+    streamed = dataclasses.replace(EVERYTHING, data=dataclasses.replace(EVERYTHING.data, storage="stream", workers=1))
     with monkeypatch.context() as patch:
         patch.setattr(diagnostics.Timing, "write", kill)
         with pytest.raises(Killed):
-            train(EVERYTHING, tmp_path / "killed")
-    resumed = train(EVERYTHING, tmp_path / "killed")
+            train(streamed, tmp_path / "killed")
+    resumed = train(streamed, tmp_path / "killed")
     assert calls
     assert (resumed.steps, resumed.top1) == (whole.steps, whole.top1)
     one, other = (loading.load(tmp_path / name)[1] for name in ("whole", "killed"))

@@ -42,6 +42,14 @@ def experiments(arguments: Sequence[str]) -> None:
     (print_json if as_json else print_table)(catalog.descriptions())
 
 
+def studies(arguments: Sequence[str]) -> None:
+    """List the studies."""
+    as_json = _listing("studies", "List the studies.", arguments)
+    from jaxcnn import catalog
+
+    (print_json if as_json else print_table)(catalog.descriptions("study"))
+
+
 def _listing(command: str, description: str, arguments: Sequence[str]) -> bool:
     def parse(json: Json = False) -> bool:
         return json

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, peek, print_json
+from jaxcnn.cli import settings
+from jaxcnn.cli.member import run_as_member
+from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, print_json
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError
 
@@ -55,7 +57,7 @@ def train(arguments: Sequence[str]) -> None:
     """Train an experiment; a run directory that exists is continued."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--SETTING VALUE ...]\n\n"
+            "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--distributed] [--SETTING VALUE ...]\n\n"
             "Train an experiment; a run directory that exists is continued.\n"
             "`jaxcnn experiments` lists the experiments, `jaxcnn train EXPERIMENT --help` the settings of one."
         )
@@ -63,33 +65,40 @@ def train(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     if name.startswith("-"):
         raise InputError(f"the experiment comes first: jaxcnn train EXPERIMENT {name} ...")
-    from jaxcnn import catalog, models
+    if "--distributed" in rest and not {"-h", "--help"} & {*rest}:
+        run_as_member(lambda: _train(name, rest))
+    else:
+        _train(name, rest)
 
-    default, description = catalog.load(name)
-    chosen = peek(rest, "--model.name") or default.model.name
-    # Every option of the chosen network becomes a flag of its own, typed and with its default.
-    kept = default.model.options if chosen == default.model.name else {}
-    model = dataclasses.replace(default.model, name=chosen, options=models.options(chosen) | dict(kept))
-    default = dataclasses.replace(default, model=model)
+
+def _train(name: str, rest: Sequence[str]) -> None:
+    default, description = settings.default(name, rest)
 
     def parse(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default,
         run: str = f"runs/{default.name}",
         json: Json = False,
-    ) -> tuple[Experiment, str, bool]:
+        distributed: bool = False,
+    ) -> tuple[Experiment, str, bool, bool]:
         """Arguments.
 
         Args:
           experiment: What to train.
           run: Run directory, created or continued.
           json: Print the result as one JSON object on standard output.
+          distributed: Train as one of several processes with this same command, on one machine or many.
         """
-        return experiment, run, json
+        return experiment, run, json, distributed
 
-    experiment, directory, as_json = parse_arguments(parse, f"train {name}", rest, description)
+    experiment, directory, as_json, distributed = parse_arguments(parse, f"train {name}", rest, description)
+    from jaxcnn.train import cluster
     from jaxcnn.train.loop import train as train_run
 
+    if distributed:
+        cluster.connect()
     result = train_run(experiment, directory, console=console())
+    if not cluster.first():
+        return
     if as_json:
         names = ("run", "steps", "top1", "seconds", "images_per_second")
         print_json({name: getattr(result, name) for name in names})
@@ -206,10 +215,10 @@ def _print_ensemble(result: EnsembleEvaluation, crops: int | str, as_json: bool)
 
 
 def figures(arguments: Sequence[str]) -> None:
-    """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency."""
+    """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency, diagnostics, time."""
 
     def parse(run: tyro.conf.Positional[str], data: Location = NOWHERE_ELSE) -> tuple[str, str | None]:
-        """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency.
+        """Draw the figures of a run: curves, filters, predictions, confusion matrix, saliency, diagnostics, time.
 
         Args:
           run: Run directory.

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
+
+from jaxcnn.errors import JaxcnnError
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one JSON object on standard output.")]
 
@@ -37,6 +41,30 @@ def parse_arguments(
       description: of the command; None takes the docstring's first line.
     """
     return tyro.cli(function, prog=f"jaxcnn {command}", args=list(arguments), description=description)
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Does the work of a command, and says in a sentence on standard error what went wrong.
+
+    Returns:
+      0; 1 where a run failed or a file could not be written; 2 for bad usage or input; 130 after Ctrl-C.
+    """
+    try:
+        work()
+        sys.stdout.flush()
+    except JaxcnnError as error:
+        print(f"jaxcnn: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"jaxcnn: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jaxcnn: interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from jaxcnn.errors import InputError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"})
+_HEADROOM = 2  # how much larger than wanted a JPEG is decoded, so that the resizing that follows decides what is seen
 _ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap height and width
 
 
@@ -20,10 +21,13 @@ def decode(
 ) -> UInt8[np.ndarray, "h w c"]:
     """Reads one picture.
 
+    A JPEG of more than four times `size` in height and width is decoded at 1/2, 1/4 or 1/8 of its own, by inverse
+    transforms of fewer of its cosine coefficients, to at least twice `size`, and resized from there.
+
     Args:
       file: its path, or its encoded bytes.
       channels: 1 for grey, 3 for RGB. Transparent pixels are composited over white.
-      size: height and width in pixels to resize to (bilinear), or None.
+      size: height and width in pixels to resize to (bilinear), or None for every pixel that the file holds.
       upright: whether to rotate and mirror as the EXIF orientation says.
       where: the name of the picture for messages; the path if left out.
 
@@ -36,7 +40,11 @@ def decode(
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             turned = upright and _has_orientation(image)
+            box = None if size is None else _reduce(image, channels, size)
             image.load()
+            if size is not None and box is not None:
+                # Before it is turned, as the box lies in the picture as it is stored.
+                image = image.resize((size, size), Image.Resampling.BILINEAR, box)
             if turned:
                 ImageOps.exif_transpose(image, in_place=True)
             image = _convert(image, channels)
@@ -68,6 +76,17 @@ def inspect(path: Path) -> tuple[tuple[int, int], bool]:
 def _has_orientation(image: Image.Image) -> bool:
     # Asked of a picture that is not loaded yet: a PNG would be decoded whole to look for EXIF behind its pixels.
     return "exif" in image.info or image.format == "TIFF"
+
+
+def _reduce(image: Image.Image, channels: int, size: int) -> tuple[int, int, float, float] | None:
+    """Has a large JPEG decoded at a fraction of its size, and returns where it lies in what is decoded.
+
+    Its last column and row may reach beyond it: 101 pixels at 1/2 are 51, of which it takes 50.5.
+    """
+    if min(image.size) < 2 * _HEADROOM * size:
+        return None
+    reduced = image.draft("L" if channels == 1 else "RGB", (_HEADROOM * size, _HEADROOM * size))
+    return None if reduced is None else reduced[1]
 
 
 def resize_all(images: UInt8[np.ndarray, "n h w c"], size: int | None) -> UInt8[np.ndarray, "n k l c"]:

@@ -44,6 +44,7 @@ class PhotographSource(Source):
         height, width, channels = self.image_shape
         images = np.empty((len(chosen), *self.image_shape), np.uint8)
         for row, index in enumerate(chosen):
+            # Every pixel, though few are wanted: what is published was measured so, and compares to a grey level.
             photograph = pixels.decode(self.paths[index], channels, None, upright=True)
             images[row] = cut(photograph, self.resize, height, width)
         return images, self.labels[chosen]

@@ -35,7 +35,7 @@ _THREAD_PIXELS = 64 * 64  # below this Python's lock, not decoding, takes the ti
 
 
 class Batch(NamedTuple):
-    """Examples of one step, split over devices on the first axis as `jax.pmap` wants them.
+    """Examples of one step, split over this process's devices on the first axis as `jax.pmap` wants them.
 
     Attributes:
       images: pixels in 0..255.
@@ -79,7 +79,7 @@ def training(
       seed: seed of the orders.
       start_step: first step, at least 0.
       stop_step: the step after the last.
-      devices: the devices of this process that the batch is split over.
+      devices: the devices that the batch is split over; of several processes each reads its own devices' share.
 
     Yields:
       Batches on the devices, every example valid. Closing the iterator stops its threads and processes.
@@ -98,7 +98,7 @@ def evaluation(source: Source, config: DataConfig, *, devices: Sequence[Device])
     Args:
       source: any split of any size.
       config: batch size, storage and workers.
-      devices: the devices of this process that the batch is split over.
+      devices: the devices that the batch is split over; of several processes each reads its own devices' share.
 
     Yields:
       Batches on the devices. Closing the iterator stops its threads and processes.
@@ -175,6 +175,16 @@ def _order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     return shuffled(n, seed, purpose="order", epoch=epoch)
 
 
+def local(devices: Sequence[Device]) -> list[Device]:
+    """Those of the devices that belong to this process, in their order."""
+    return [devices[row] for row in _rows(devices)]
+
+
+def _rows(devices: Sequence[Device]) -> list[int]:
+    own = jax.process_index()
+    return [row for row, device in enumerate(devices) if device.process_index == own]
+
+
 def require_divisible(batch_size: int, devices: Sequence[Device]) -> int:
     """The batch size, if `devices` can share it equally.
 
@@ -213,14 +223,14 @@ def _batches(
 
 def _sharding(devices: tuple[Device, ...], *axes: str | None) -> NamedSharding:
     # The sharding that pmap gives its own arguments, so that it takes these batches as they are.
-    return NamedSharding(Mesh(np.array(devices), ("batch",)), PartitionSpec(*axes))
+    return NamedSharding(Mesh(np.array(local(devices)), ("batch",)), PartitionSpec(*axes))
 
 
 class _Masks:
     """Masks by number of valid examples: training needs one, evaluation two."""
 
     def __init__(self, batch_size: int, devices: tuple[Device, ...]):
-        self._positions = np.arange(batch_size).reshape(len(devices), -1)
+        self._positions = np.arange(batch_size).reshape(len(devices), -1)[_rows(devices)]
         self._sharding = _sharding(devices, "batch")
         self._masks: dict[int, Array] = {}
 
@@ -244,12 +254,13 @@ _resident: weakref.WeakKeyDictionary[Source, dict[tuple[Device, ...], _Resident]
 def _gathered(source: Source, plan: TrainingPlan | EvaluationPlan, devices: tuple[Device, ...]) -> Iterator[Batch]:
     data = _place(source, devices)
     masks = _Masks(plan.batch_size, devices)
-    gather = _gather(devices, source.image_shape)
+    gather, rows = _gather(devices, source.image_shape), _rows(devices)
     for first in range(0, len(plan), _INDEX_STEPS):
         steps = range(first, min(first + _INDEX_STEPS, len(plan)))
         table = np.stack([plan.indices(i) for i in steps]).astype(np.int32)
         table = np.pad(table, ((0, _INDEX_STEPS - len(steps)), (0, 0)))  # one shape, so one compilation
-        chunk = jax.device_put(table.reshape(_INDEX_STEPS, len(devices), -1), _sharding(devices, None, "batch"))
+        table = table.reshape(_INDEX_STEPS, len(devices), -1)[:, rows]
+        chunk = jax.device_put(table, _sharding(devices, None, "batch"))
         for row, step in enumerate(steps):
             images, labels = gather(data, chunk, np.int32(row))
             yield Batch(images, labels, masks[plan.valid(step)])
@@ -327,17 +338,27 @@ multiprocessing.util.Finalize(None, _close_all, exitpriority=100)
 
 @dataclass(frozen=True)
 class _Elements:
-    """What Grain reads: element i is the whole batch i. One record an image would cost 200 us each."""
+    """What Grain reads: element i is this process's share of batch i. One record an image would cost 200 us each.
+
+    Attributes:
+      source: the split.
+      plan: which examples each batch uses.
+      devices: how many share a batch.
+      rows: which of their shares are read here.
+    """
 
     source: Source
     plan: TrainingPlan | EvaluationPlan
+    devices: int
+    rows: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> tuple[Images, Labels]:
         _end_with_parent()
-        return self.source.read(self.plan.indices(index))
+        shares = self.plan.indices(index).reshape(self.devices, -1)
+        return self.source.read(shares[list(self.rows)].ravel())
 
 
 @functools.cache
@@ -361,11 +382,12 @@ def _streamed(
         return
     masks = _Masks(plan.batch_size, devices)
     sharding = _sharding(devices, "batch")
-    elements = iter(_grain_dataset(_Elements(source, plan), min(workers, len(plan))))
+    rows = _rows(devices)
+    elements = iter(_grain_dataset(_Elements(source, plan, len(devices), tuple(rows)), min(workers, len(plan))))
     ahead: collections.deque[Batch] = collections.deque()
     try:
         for step in range(len(plan)):
-            parts = [array.reshape(len(devices), -1, *array.shape[1:]) for array in _next(elements)]
+            parts = [array.reshape(len(rows), -1, *array.shape[1:]) for array in _next(elements)]
             images, labels = jax.device_put(parts, sharding)
             ahead.append(Batch(images, labels, masks[plan.valid(step)]))
             if len(ahead) > 1:  # one transfer is under way while the consumer works on the batch before

@@ -15,8 +15,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import GlobalAveragePool
 from jaxcnn.models.registration import IMAGENET, Facts, Preprocessing, Registration, TorchNames
@@ -79,10 +79,8 @@ class Stage(nn.Module):
         """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
 
         def run(block: nn.Module, x: Array) -> Array:
-            return block(x, train=train)
+            return run_block(block, x, remat=self.remat, train=train)
 
-        if self.remat:
-            run = nn.remat(run)
         x = run(Block(stride=self.stride, **self.block, name="block1"), x)
         if not self.scan:
             for i in range(2, self.blocks + 1):
@@ -119,7 +117,7 @@ def _unstack(variables: dict[str, Any]) -> dict[str, Any]:
     return {name: scatter(blocks) if blocks else blocks for name, blocks in variables.items()}
 
 
-class CifarResNet(ImageModel):
+class CifarResNet(BlockModel):
     """conv3x3-16, three stages of n blocks with 16, 32 and 64 filters, global average pooling, linear: 6n + 2 layers.
 
     Attributes:
@@ -128,19 +126,17 @@ class CifarResNet(ImageModel):
       activation: after each batch norm and after each addition.
       scan: compile the equal blocks of a stage once. Parameters keep their names, one set per block; only the
         compile time and the random numbers of the initialisation differ.
-      remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     depth: int = 20
     residual: bool = True
     activation: Activation = "relu"
     scan: bool = False
-    remat: bool = False
 
     def __post_init__(self) -> None:
         """Checks the depth."""
-        if self.depth < 14 or (self.depth - 2) % 6:
-            raise InputError(f"depth is {self.depth}; expected 6n + 2 with n >= 2")
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise InputError(f"depth is {self.depth}; expected 6n + 2 with n >= 1")
         super().__post_init__()
 
     @property
@@ -157,8 +153,10 @@ class CifarResNet(ImageModel):
             "dtype": self.dtype,
             "axis_name": self.axis_name,
         }
+        blocks = (self.depth - 2) // 6
+        scan = self.scan and blocks > 1  # the first block of a stage has none equal to it
         stage = Stage
-        if self.scan:
+        if scan:
             stage = nn.map_variables(
                 Stage,
                 ["params", "batch_stats"],
@@ -172,8 +170,8 @@ class CifarResNet(ImageModel):
         x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
         x = activations.get(self.activation)(x)
         for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
-            fields = {"stride": stride, "scan": self.scan, "remat": self.remat, "block": block | {"features": features}}
-            x = stage(blocks=(self.depth - 2) // 6, **fields, name=f"stage{i}")(x, train=train)
+            fields = {"stride": stride, "scan": scan, "remat": self.remat, "block": block | {"features": features}}
+            x = stage(blocks=blocks, **fields, name=f"stage{i}")(x, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x.astype(jnp.float32))
 
@@ -188,11 +186,15 @@ def _torch_name(path: str) -> str:
 
 
 def _register(depth: int, residual: bool, parameters: int, macs: int, printed: str, error: str) -> Registration:
-    protocol = f"CIFAR-10 test error {error}; 64k iterations of 128, pad-and-crop and flip, single view (table 6)"
-    plain = {
-        110: "CIFAR-10 error above 60 %, so not shown in figure 6",
-        1202: "none: the paper has the residual net alone at this depth",
-    }.get(depth, "CIFAR-10 error published as a curve only (figure 6, left)")
+    accuracy = f"CIFAR-10 test error {error}; 64k iterations of 128, pad-and-crop and flip, single view (table 6)"
+    if not residual:
+        accuracy = {
+            110: "CIFAR-10 error above 60 %, so not shown in figure 6",
+            1202: "none: the paper has the residual net alone at this depth",
+        }.get(depth, "CIFAR-10 error published as a curve only (figure 6, left)")
+    if depth < 20:
+        accuracy = "none: the paper's networks begin at 20 layers"
+    tiny = " MLPerf Tiny's ResNet-8 (Banbury et al. 2021) has 1x1 convolutions where its shortcuts change the shape."
     # One block is compiled for a whole stage where compiling two hundred would take many minutes.
     deep = depth > 200
     return Registration(
@@ -204,10 +206,11 @@ def _register(depth: int, residual: bool, parameters: int, macs: int, printed: s
             num_classes=10,
             parameters=parameters,
             multiply_adds=macs,
-            accuracy=protocol if residual else plain,
-            published_parameters=f"{printed} million (table 6)" if residual else "",
+            accuracy=accuracy,
+            published_parameters=f"{printed} million (table 6)" if residual and printed else "",
             preprocessing=Preprocessing(mean=IMAGENET.mean, std=IMAGENET.std),
-            differs="The paper subtracts the per-pixel mean; the published PyTorch weights standardise per channel.",
+            differs="The paper subtracts the per-pixel mean; the published PyTorch weights standardise per channel."
+            + (tiny if depth == 8 else ""),
         ),
         fixed={"depth": depth, "residual": residual},
         defaults={"scan": deep, "remat": deep},
@@ -216,8 +219,10 @@ def _register(depth: int, residual: bool, parameters: int, macs: int, printed: s
 
 
 # Depth: parameters with option A shortcuts (they have none, so the plain net counts the same), multiply-adds, and
-# table 6: millions of parameters and the residual net's error.
+# table 6, which begins at 20 layers: millions of parameters and the residual net's error.
 _PUBLISHED = {
+    8: (75_290, 12_239_488, "", ""),
+    14: (172_506, 26_395_264, "", ""),
     20: (269_722, 40_551_040, "0.27", "8.75 %"),
     32: (464_154, 68_862_592, "0.46", "7.51 %"),
     44: (658_586, 97_174_144, "0.66", "7.17 %"),
@@ -230,4 +235,5 @@ MODELS = {
     f"cifar_{'resnet' if residual else 'plain'}{depth}": _register(depth, residual, *published)
     for depth, published in _PUBLISHED.items()
     for residual in (True, False)
+    if residual or depth >= 20
 }

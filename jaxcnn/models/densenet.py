@@ -15,8 +15,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Preprocessing, Registration, TorchNames
@@ -32,7 +32,7 @@ _LAYERS = {
 
 
 class DenseLayer(nn.Module):
-    """F(x), to be concatenated to x: batch norm, activation, 3x3 convolution.
+    """F([x_0, x_1, ...]) of the concatenated maps: batch norm, activation, 3x3 convolution.
 
     With a bottleneck, F begins with batch norm, activation and a 1x1 convolution to 4 growth_rate channels.
 
@@ -53,8 +53,9 @@ class DenseLayer(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps [N, H, W, C] to [N, H, W, growth_rate]."""
+    def __call__(self, *maps: Array, train: bool) -> Array:
+        """Maps [N, H, W, C_0], [N, H, W, C_1], ... to [N, H, W, growth_rate]."""
+        x = jnp.concatenate(maps, axis=-1)
         convolutions = [(4 * self.growth_rate, 1)] * self.bottleneck + [(self.growth_rate, 3)]
         for i, (features, kernel) in enumerate(convolutions, start=1):
             x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f"norm{i}")(x, train=train)
@@ -65,17 +66,27 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """`layers` layers, each of which sees the input and the outputs of all layers before it, concatenated."""
+    """`layers` layers, each of which sees the input and the outputs of all layers before it, concatenated.
+
+    With `remat`, every layer is computed again together with the concatenation before it, so that each map is kept
+    once. The concatenations are what grows with the square of the depth; recomputing the block as a whole would need
+    all of them at the same time.
+
+    Reference: Pleiss et al., "Memory-efficient implementation of DenseNets", 2017.
+    """
 
     layers: int
     layer: Mapping[str, Any]
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps [N, H, W, C] to [N, H, W, C + layers * growth_rate]."""
+        maps = [x]
         for i in range(1, self.layers + 1):
-            x = jnp.concatenate([x, DenseLayer(**self.layer, name=f"layer{i}")(x, train=train)], axis=-1)
-        return x
+            layer = DenseLayer(**self.layer, name=f"layer{i}")
+            maps.append(run_block(layer, *maps, remat=self.remat, train=train))
+        return jnp.concatenate(maps, axis=-1)
 
 
 class Transition(nn.Module):
@@ -97,7 +108,7 @@ class Transition(nn.Module):
         return AveragePool(2, name="pool")(x)
 
 
-class DenseNet(ImageModel):
+class DenseNet(BlockModel):
     """A stem, dense blocks with transitions between them, batch norm, global average pooling, linear.
 
     Attributes:
@@ -145,10 +156,11 @@ class DenseNet(ImageModel):
             blocks = ((self.depth - 4) // (6 if self.bottleneck else 3),) * 3
             x = Conv(features, 3, padding=1, **stem)(x)
         for i, layers in enumerate(blocks, start=1):
-            x = DenseBlock(layers, layer, name=f"block{i}")(x, train=train)
+            x = DenseBlock(layers, layer, self.remat, name=f"block{i}")(x, train=train)
             if i < len(blocks):
                 kept = x.shape[-1] // (2 if self.bottleneck else 1)
-                x = Transition(kept, **common, name=f"transition{i}")(x, train=train)
+                transition = Transition(kept, **common, name=f"transition{i}")
+                x = run_block(transition, x, remat=self.remat, train=train)
         x = activation(BatchNorm(**norm, name="final_norm")(x, train=train))
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))

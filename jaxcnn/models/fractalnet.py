@@ -13,8 +13,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import glorot_uniform
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.layers.stochastic_depth import BATCH_RNG
@@ -137,7 +137,7 @@ class Block(nn.Module):
         return jnp.where((chosen > 0).reshape(-1, 1) & alone.any(axis=1, keepdims=True), alone, local)
 
 
-class FractalNet(ImageModel):
+class FractalNet(BlockModel):
     """Five fractal blocks with 1, 2, 4, 8 and 8 times `width` channels, each closed by 2x2 max pooling, and linear.
 
     Attributes:
@@ -187,7 +187,7 @@ class FractalNet(ImageModel):
             dropout = self.dropout * i / (len(_FACTORS) - 1)
             fields = (dropout, self.drop_path, self.per_sample, self.activation, self.dtype, self.axis_name)
             block = Block(self.columns, column, factor * self.width, *fields, name=f"block{i + 1}")
-            x = block(x, chosen, train=train)
+            x = run_block(block, x, chosen, remat=self.remat, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, kernel_init=glorot_uniform, name="head")(x.astype(jnp.float32))
 

@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.local_response_norm import LocalResponseNorm
 from jaxcnn.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
@@ -119,7 +119,7 @@ class AuxiliaryHead(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 
 
-class GoogLeNet(ImageModel):
+class GoogLeNet(BlockModel):
     """Three convolutions, nine inception modules and one linear layer.
 
     Attributes:
@@ -160,7 +160,8 @@ class GoogLeNet(ImageModel):
                 x = MaxPool(3, 2, ceil_mode=True, name="pool3")(x)
             if name == "5a":
                 x = MaxPool(2 if torchvision else 3, 2, ceil_mode=True, name="pool4")(x)
-            x = Inception(features, unit, name=f"inception{name}")(x, train=train)
+            module = Inception(features, unit, name=f"inception{name}")
+            x = run_block(module, x, remat=self.remat, train=train)
             if name in ("4a", "4d") and self.auxiliary and (train or self.is_initializing()):
                 i = 1 if name == "4a" else 2
                 head = AuxiliaryHead(self.num_classes, self.auxiliary_dropout, unit, name=f"aux{i}")

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.inception_v4 import AVERAGE, MAX, TF_SLIM, Branch, Branches, Unit
@@ -61,7 +61,7 @@ class Residual(nn.Module):
         return x if self.activation is None else activations.get(self.activation)(x)
 
 
-class InceptionResNetV2(ImageModel):
+class InceptionResNetV2(BlockModel):
     """Stem, Inception-A, 10 residuals, reduction, 20 residuals, reduction, 10 residuals, 1x1, pooling, linear.
 
     Attributes:
@@ -86,11 +86,17 @@ class InceptionResNetV2(ImageModel):
             return ConvNorm(features, kernel, stride, padding, **fields, name=name)(x, train=train)
 
         def inception(x: Array, branches: tuple[Branch, ...], name: str) -> Array:
-            return Branches(branches, fields, name=name)(x, train=train)
+            return run_block(Branches(branches, fields, name=name), x, remat=self.remat, train=train)
+
+        def residual(
+            x: Array, branches: tuple[Branch, ...], scale: float, activation: Activation | None, name: str
+        ) -> Array:
+            block = Residual(branches, scale, activation, fields, name=name)
+            return run_block(block, x, remat=self.remat, train=train)
 
         def residuals(x: Array, branches: tuple[Branch, ...], scale: float, count: int, name: str) -> Array:
             for i in range(1, count + 1):
-                x = Residual(branches, scale, self.activation, fields, name=f"{name}{i}")(x, train=train)
+                x = residual(x, branches, scale, self.activation, f"{name}{i}")
             return x
 
         x = self.standardize(images)
@@ -107,7 +113,7 @@ class InceptionResNetV2(ImageModel):
         x = residuals(x, _RESIDUAL_B, 0.10, 20, "residual_b")
         x = inception(x, _REDUCTION_B, "reduction_b")
         x = residuals(x, _RESIDUAL_C, 0.20, 9, "residual_c")
-        x = Residual(_RESIDUAL_C, 1.0, None, fields, name="residual_c10")(x, train=train)
+        x = residual(x, _RESIDUAL_C, 1.0, None, "residual_c10")
         x = conv(x, 1536, 1, 1, 0, "last")
         x = GlobalAveragePool(name="average")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -12,8 +12,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration
 
@@ -68,7 +68,7 @@ class Inception(nn.Module):
         return jnp.concatenate(branches, axis=-1)
 
 
-class InceptionV2(ImageModel):
+class InceptionV2(BlockModel):
     """Three convolutions, ten inception modules, two of them with stride 2, and one linear layer.
 
     Attributes:
@@ -89,7 +89,8 @@ class InceptionV2(ImageModel):
         x = conv(x, 192, 3, "conv3")
         x = MaxPool(3, 2, ceil_mode=True, name="pool2")(x)
         for name, (*features, pooling) in _MODULES.items():
-            x = Inception(tuple(features), pooling, unit, name=f"inception{name}")(x, train=train)
+            module = Inception(tuple(features), pooling, unit, name=f"inception{name}")
+            x = run_block(module, x, remat=self.remat, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

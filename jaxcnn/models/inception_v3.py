@@ -12,9 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
 from jaxcnn.layers.convolution import Pair
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import Facts, Preprocessing, Registration, TorchNames
 
@@ -163,7 +163,7 @@ class AuxiliaryHead(_Block):
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 
 
-class InceptionV3(ImageModel):
+class InceptionV3(BlockModel):
     """Five convolutions, eleven inception modules in three sizes of map, and one linear layer.
 
     Attributes:
@@ -183,6 +183,7 @@ class InceptionV3(ImageModel):
         """Maps images [N, H, W, C], at least 75 pixels a side and in [0, 1], to logits [N, num_classes]."""
         unit = {"activation": self.activation, "dtype": self.dtype, "axis_name": self.axis_name}
         conv = partial(_convolve, train=train, **unit)
+        run = partial(run_block, remat=self.remat, train=train)
         x = self.standardize(images)
         x = conv(x, 32, 3, "conv1", strides=2, valid=True)
         x = conv(x, 32, 3, "conv2", valid=True)
@@ -192,16 +193,16 @@ class InceptionV3(ImageModel):
         x = conv(x, 192, 3, "conv5", valid=True)
         x = MaxPool(3, 2, name="pool2")(x)
         for name, pool_features in {"5b": 32, "5c": 64, "5d": 64}.items():
-            x = InceptionA(unit, pool_features, name=f"mixed{name}")(x, train=train)
-        x = InceptionB(unit, name="mixed6a")(x, train=train)
+            x = run(InceptionA(unit, pool_features, name=f"mixed{name}"), x)
+        x = run(InceptionB(unit, name="mixed6a"), x)
         for name, features in {"6b": 128, "6c": 160, "6d": 160, "6e": 192}.items():
-            x = InceptionC(unit, features, name=f"mixed{name}")(x, train=train)
+            x = run(InceptionC(unit, features, name=f"mixed{name}"), x)
         if self.auxiliary and (train or self.is_initializing()):
             logits = AuxiliaryHead(unit, self.num_classes, name="aux")(x, train=train)
             self.add_auxiliary("auxiliary", logits, self.auxiliary_weight)
-        x = InceptionD(unit, name="mixed7a")(x, train=train)
-        x = InceptionE(unit, name="mixed7b")(x, train=train)
-        x = InceptionE(unit, name="mixed7c")(x, train=train)
+        x = run(InceptionD(unit, name="mixed7a"), x)
+        x = run(InceptionE(unit, name="mixed7b"), x)
+        x = run(InceptionE(unit, name="mixed7c"), x)
         x = GlobalAveragePool(name="average")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))

@@ -11,9 +11,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
 from jaxcnn.layers.convolution import Pair
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.pooling import AveragePool, GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import Facts, Preprocessing, Registration
 
@@ -137,7 +137,7 @@ _BLOCKS: tuple[tuple[str, int, tuple[Branch, ...]], ...] = (
 )
 
 
-class InceptionV4(ImageModel):
+class InceptionV4(BlockModel):
     """Stem, 4 Inception-A, reduction, 7 Inception-B, reduction, 3 Inception-C, global average pooling, linear.
 
     Attributes:
@@ -160,7 +160,8 @@ class InceptionV4(ImageModel):
         x = self.standardize(images)
         for name, count, branches in _BLOCKS:
             for i in range(1, count + 1):
-                x = Branches(branches, fields, name=f"{name}{i}" if count > 1 else name)(x, train=train)
+                block = Branches(branches, fields, name=f"{name}{i}" if count > 1 else name)
+                x = run_block(block, x, remat=self.remat, train=train)
         x = GlobalAveragePool(name="average")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))

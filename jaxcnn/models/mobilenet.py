@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
@@ -53,6 +53,7 @@ class Stage(nn.Module):
     features: int
     blocks: int
     stride: int
+    remat: bool
     activation: Activation
     fields: Mapping[str, Any]
 
@@ -64,11 +65,11 @@ class Stage(nn.Module):
             block = InvertedResidual(
                 self.expansion, self.features, stride, self.activation, self.fields, name=f"block{i}"
             )
-            x = block(x, train=train)
+            x = run_block(block, x, remat=self.remat, train=train)
         return x
 
 
-class MobileNetV2(ImageModel):
+class MobileNetV2(BlockModel):
     """Convolution, seven stages of inverted residuals, 1x1 convolution, global average pooling, linear.
 
     Attributes:
@@ -91,7 +92,7 @@ class MobileNetV2(ImageModel):
         x = self.standardize(images)
         x = ConvNorm(32, 3, 2, 1, activation=self.activation, **fields, name="stem")(x, train=train)
         for i, row in enumerate(_STAGES, start=1):
-            x = Stage(*row, self.activation, fields, name=f"stage{i}")(x, train=train)
+            x = Stage(*row, self.remat, self.activation, fields, name=f"stage{i}")(x, train=train)
         x = ConvNorm(1280, 1, activation=self.activation, **fields, name="last")(x, train=train)
         x = GlobalAveragePool(name="average")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -14,8 +14,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
@@ -89,17 +89,19 @@ class Stage(nn.Module):
 
     blocks: int
     stride: int
+    remat: bool
     block: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
         for i in range(1, self.blocks + 1):
-            x = Block(stride=self.stride if i == 1 else 1, **self.block, name=f"block{i}")(x, train=train)
+            block = Block(stride=self.stride if i == 1 else 1, **self.block, name=f"block{i}")
+            x = run_block(block, x, remat=self.remat, train=train)
         return x
 
 
-class ResNet(ImageModel):
+class ResNet(BlockModel):
     """conv7x7-64/2, max pooling, four stages of residual blocks, global average pooling, linear.
 
     Attributes:
@@ -149,7 +151,7 @@ class ResNet(ImageModel):
             if self.depth >= 50:
                 features, inner = 4 * features, self.groups * self.width * 2**i
             block = common | {"features": features, "inner": inner}
-            x = Stage(blocks, 1 if i == 0 else 2, block, name=f"stage{i + 1}")(x, train=train)
+            x = Stage(blocks, 1 if i == 0 else 2, self.remat, block, name=f"stage{i + 1}")(x, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

@@ -14,8 +14,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
@@ -79,18 +79,19 @@ class Stage(nn.Module):
     blocks: int
     stride: int
     preactivate: bool
+    remat: bool
     block: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps [N, H, W, C] to [N, H / stride, W / stride, features]."""
-        x = Block(stride=self.stride, preactivate=self.preactivate, **self.block, name="block1")(x, train=train)
-        for i in range(2, self.blocks + 1):
-            x = Block(stride=1, preactivate=True, **self.block, name=f"block{i}")(x, train=train)
+        for i in range(1, self.blocks + 1):
+            fields = {"stride": self.stride if i == 1 else 1, "preactivate": self.preactivate or i > 1}
+            x = run_block(Block(**fields, **self.block, name=f"block{i}"), x, remat=self.remat, train=train)
         return x
 
 
-class ResNetV2(ImageModel):
+class ResNetV2(BlockModel):
     """conv7x7-64/2, max pooling, four stages of pre-activation blocks, batch norm, global average pooling, linear.
 
     Attributes:
@@ -123,7 +124,7 @@ class ResNetV2(ImageModel):
             if self.depth >= 50:
                 features, inner = 4 * features, features
             block = {"features": features, "inner": inner, "dropout": 0.0, "activation": self.activation} | norm
-            x = Stage(blocks, 1 if i == 0 else 2, i > 0, block, name=f"stage{i + 1}")(x, train=train)
+            x = Stage(blocks, 1 if i == 0 else 2, i > 0, self.remat, block, name=f"stage{i + 1}")(x, train=train)
         x = activation(BatchNorm(**norm, name="final_norm")(x, train=train))
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))

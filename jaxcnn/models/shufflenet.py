@@ -11,8 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
 
@@ -62,17 +62,19 @@ class Stage(nn.Module):
 
     features: int
     blocks: int
+    remat: bool
     fields: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Maps [N, H, W, C] to [N, H / 2, W / 2, features]."""
         for i in range(1, self.blocks + 1):
-            x = Block(self.features, 2 if i == 1 else 1, self.fields, name=f"block{i}")(x, train=train)
+            block = Block(self.features, 2 if i == 1 else 1, self.fields, name=f"block{i}")
+            x = run_block(block, x, remat=self.remat, train=train)
         return x
 
 
-class ShuffleNetV2(ImageModel):
+class ShuffleNetV2(BlockModel):
     """Convolution, max pooling, three stages of blocks, 1x1 convolution, global average pooling, linear.
 
     Attributes:
@@ -89,7 +91,7 @@ class ShuffleNetV2(ImageModel):
         x = ConvNorm(24, 3, 2, 1, **fields, name="stem")(x, train=train)
         x = MaxPool(3, 2, 1, name="pool")(x)
         for i, (features, blocks) in enumerate(_STAGES, start=1):
-            x = Stage(features, blocks, fields, name=f"stage{i}")(x, train=train)
+            x = Stage(features, blocks, self.remat, fields, name=f"stage{i}")(x, train=train)
         x = ConvNorm(1024, 1, **fields, name="last")(x, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import IMAGENET, Facts, Registration, TorchNames
@@ -42,7 +42,7 @@ class Fire(nn.Module):
         return activation(jnp.concatenate([narrow, wide], axis=-1))
 
 
-class SqueezeNet(ImageModel):
+class SqueezeNet(BlockModel):
     """Convolution, eight fire modules with three max poolings between them, convolution, global average pooling.
 
     Attributes:
@@ -64,7 +64,7 @@ class SqueezeNet(ImageModel):
         x = activation(Conv(features, kernel, 2, kernel_init=he_normal, dtype=self.dtype, name="conv1")(x))
         x = MaxPool(3, 2, ceil_mode=True, name="pool1")(x)
         for i, squeeze in enumerate(_SQUEEZE, start=2):
-            x = Fire(squeeze, self.activation, self.dtype, name=f"fire{i}")(x)
+            x = run_block(Fire(squeeze, self.activation, self.dtype, name=f"fire{i}"), x, remat=self.remat)
             if i in pooled:
                 x = MaxPool(3, 2, ceil_mode=True, name=f"pool{i}")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

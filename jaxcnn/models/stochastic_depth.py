@@ -13,8 +13,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import GlobalAveragePool
 from jaxcnn.layers.stochastic_depth import stochastic_depth
@@ -70,6 +70,7 @@ class Stage(nn.Module):
     features: int
     stride: int
     survivals: tuple[float, ...]
+    remat: bool
     per_sample: bool
     activation: Activation
     dtype: Any
@@ -81,11 +82,12 @@ class Stage(nn.Module):
         common = (self.per_sample, self.activation, self.dtype, self.axis_name)
         for i, survival in enumerate(self.survivals, start=1):
             stride = self.stride if i == 1 else 1
-            x = Block(self.features, stride, survival, *common, name=f"block{i}")(x, train=train)
+            block = Block(self.features, stride, survival, *common, name=f"block{i}")
+            x = run_block(block, x, remat=self.remat, train=train)
         return x
 
 
-class StochasticDepthResNet(ImageModel):
+class StochasticDepthResNet(BlockModel):
     """The CIFAR residual network of 6n + 2 layers whose l-th of L blocks survives with p_l = 1 - l / L (1 - p_L).
 
     Attributes:
@@ -125,7 +127,7 @@ class StochasticDepthResNet(ImageModel):
         x = activations.get(self.activation)(x)
         for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)]):
             own = survivals[i * blocks : (i + 1) * blocks]
-            x = Stage(features, stride, own, *common, name=f"stage{i + 1}")(x, train=train)
+            x = Stage(features, stride, own, self.remat, *common, name=f"stage{i + 1}")(x, train=train)
         x = GlobalAveragePool(name="average")(x)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x.astype(jnp.float32))
 

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import MaxPool
 from jaxcnn.layers.up_convolution import UpConv
@@ -27,7 +27,7 @@ def _crop(x: Array, size: tuple[int, ...]) -> Array:
     return x[:, top : top + size[0], left : left + size[1]]
 
 
-class UNet(ImageModel):
+class UNet(BlockModel):
     """Four times two 3x3 convolutions and pooling, two more, and four times up-convolution, a copy and two more.
 
     Each up-convolution's output is concatenated with the cropped map of the same scale from the contracting path. The
@@ -64,16 +64,16 @@ class UNet(ImageModel):
                 "ones"
             )
 
-        def convolve(x: Array, level: int, name: str) -> Array:
+        def convolve(model: UNet, x: Array, *, level: int, name: str) -> Array:
             for i in (1, 2):
-                fields = {"kernel_init": he_normal, "dtype": self.dtype, "name": f"{name}{level}_conv{i}"}
-                x = Conv(self.features * 2 ** (level - 1), 3, padding=zeros, **fields)(x)
-                x = activations.get(self.activation)(x)
+                fields = {"kernel_init": he_normal, "dtype": model.dtype, "name": f"{name}{level}_conv{i}"}
+                x = Conv(model.features * 2 ** (level - 1), 3, padding=zeros, **fields)(x)
+                x = activations.get(model.activation)(x)
             return x
 
         copies = []
         for level in (1, 2, 3, 4, 5):
-            x = convolve(x, level, "down")
+            x = run_block(self, x, remat=self.remat, call=convolve, level=level, name="down")
             if level > 3:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
             if level < 5:
@@ -83,7 +83,7 @@ class UNet(ImageModel):
             x = UpConv(self.features * 2 ** (level - 1), dtype=self.dtype, name=f"up{level}")(x)
             x = activations.get(self.activation)(x)
             x = jnp.concatenate([x, _crop(copies[level - 1], x.shape[1:3])], axis=-1)
-            x = convolve(x, level, "up")
+            x = run_block(self, x, remat=self.remat, call=convolve, level=level, name="up")
         return Conv(self.num_classes, 1, kernel_init=he_normal, name="head")(x.astype(jnp.float32))
 
 

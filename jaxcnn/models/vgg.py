@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal_fan_out
 from jaxcnn.layers.local_response_norm import LocalResponseNorm
 from jaxcnn.layers.pooling import AdaptiveAveragePool, MaxPool
@@ -30,7 +30,7 @@ _FEATURES = (64, 128, 256, 512, 512)
 _gaussian = nn.initializers.normal(0.01)
 
 
-class VGG(ImageModel):
+class VGG(BlockModel):
     """Five stages of convolutions, each closed by 2x2 max pooling, and three dense layers.
 
     The last map is averaged to 7x7, which it is at 224x224 pixels, so that images of any size from 32 pixels fit.
@@ -51,20 +51,23 @@ class VGG(ImageModel):
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
         """Maps images [N, H, W, C], at least 32 pixels a side and in [0, 1], to logits [N, num_classes]."""
         activation = activations.get(self.activation)
-        x = self.standardize(images)
-        stages = zip(_CONVOLUTIONS[self.configuration], _FEATURES, strict=True)
-        for stage, (convolutions, features) in enumerate(stages, start=1):
-            for i in range(1, convolutions + 1):
-                kernel = 1 if self.configuration == "C" and i == 3 else 3
-                fields = {"kernel_init": he_normal_fan_out, "dtype": self.dtype, "name": f"conv{stage}_{i}"}
-                x = Conv(features, kernel, padding=kernel // 2, **fields)(x)
-                if self.norm == "batch":
-                    norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm{stage}_{i}")
+
+        def convolve(model: VGG, x: Array, *, stage: int) -> Array:
+            for i in range(1, _CONVOLUTIONS[model.configuration][stage - 1] + 1):
+                kernel = 1 if model.configuration == "C" and i == 3 else 3
+                fields = {"kernel_init": he_normal_fan_out, "dtype": model.dtype, "name": f"conv{stage}_{i}"}
+                x = Conv(_FEATURES[stage - 1], kernel, padding=kernel // 2, **fields)(x)
+                if model.norm == "batch":
+                    norm = BatchNorm(dtype=model.dtype, axis_name=model.axis_name, name=f"norm{stage}_{i}")
                     x = norm(x, train=train)
                 x = activation(x)
-                if self.norm == "response" and stage == 1:
+                if model.norm == "response" and stage == 1:
                     x = LocalResponseNorm(name=f"norm{stage}_{i}")(x)
-            x = MaxPool(2, name=f"pool{stage}")(x)
+            return MaxPool(2, name=f"pool{stage}")(x)
+
+        x = self.standardize(images)
+        for stage in (1, 2, 3, 4, 5):
+            x = run_block(self, x, remat=self.remat, call=convolve, stage=stage)
         x = AdaptiveAveragePool(7, name="average")(x)
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):

@@ -11,15 +11,15 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.blocks import BlockModel
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal, he_normal_fan_out
 from jaxcnn.layers.pooling import GlobalAveragePool
 from jaxcnn.models.registration import Facts, Preprocessing, Registration
 from jaxcnn.models.resnet_v2 import Stage
 
 
-class WideResNet(ImageModel):
+class WideResNet(BlockModel):
     """conv3x3-16, three stages of n pre-activation blocks with 16k, 32k and 64k filters, batch norm, pooling, linear.
 
     Attributes:
@@ -49,7 +49,7 @@ class WideResNet(ImageModel):
         for i, (features, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
             block = {"features": features * self.widening, "inner": 0, "dropout": self.dropout} | norm
             block["activation"] = self.activation
-            x = Stage((self.depth - 4) // 6, stride, True, block, name=f"stage{i}")(x, train=train)
+            x = Stage((self.depth - 4) // 6, stride, True, self.remat, block, name=f"stage{i}")(x, train=train)
         x = BatchNorm(**norm, name="final_norm")(x, train=train)
         x = GlobalAveragePool(name="average")(activations.get(self.activation)(x))
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x.astype(jnp.float32))

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
+from jaxcnn.layers.blocks import BlockModel, run_block
 from jaxcnn.layers.conv_norm import ConvNorm
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.layers.initializers import he_normal
 from jaxcnn.layers.pooling import GlobalAveragePool, MaxPool
 from jaxcnn.models.registration import Facts, Preprocessing, Registration
@@ -74,7 +74,7 @@ _BLOCKS = ((128, 128), (256, 256), (728, 728), *((728, 728, 728),) * 8, (728, 10
 _POOLED = (1, 2, 3, 12)
 
 
-class Xception(ImageModel):
+class Xception(BlockModel):
     """Two convolutions, twelve blocks with shortcuts, two separable convolutions, global average pooling, linear.
 
     Attributes:
@@ -99,7 +99,8 @@ class Xception(ImageModel):
         x = ConvNorm(32, 3, 2, activation=activation, **fields, name="conv1")(x, train=train)
         x = ConvNorm(64, 3, activation=activation, **fields, name="conv2")(x, train=train)
         for i, features in enumerate(_BLOCKS, start=1):
-            x = Block(features, i > 1, i in _POOLED, self.activation, fields, name=f"block{i}")(x, train=train)
+            block = Block(features, i > 1, i in _POOLED, self.activation, fields, name=f"block{i}")
+            x = run_block(block, x, remat=self.remat, train=train)
         for i, features in enumerate((1536, 2048), start=3):
             x = activation(SeparableConvNorm(features, fields, name=f"conv{i}")(x, train=train))
         x = GlobalAveragePool(name="average")(x)

@@ -1,4 +1,4 @@
-"""The figures of a run: how it learned, where it errs, and what it looks at."""
+"""The figures of a run: how it learned, where it errs, what it looks at, and what went on inside it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from jaxcnn.analysis import filters, saliency
 from jaxcnn.errors import InputError
 from jaxcnn.figures import confusion as confusion_figure
 from jaxcnn.figures import curves as curves_figure
+from jaxcnn.figures import diagnostics as diagnostics_figure
 from jaxcnn.figures import filters as filters_figure
 from jaxcnn.figures import predictions as predictions_figure
 from jaxcnn.figures import saliency as saliency_figure
 from jaxcnn.figures import style
 from jaxcnn.loading import load
+from jaxcnn.train import diagnostics
 from jaxcnn.train.evaluate import Evaluator, open_run_split
 
 _SHOWN = 20  # pictures in the grid of predictions
@@ -28,6 +30,9 @@ _EXPLAINED = 4  # pictures with a saliency map
 
 def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Path]:
     """Draws every figure of a run into its `figures/`, as PDF and PNG.
+
+    Gradients, magnitudes and dead ReLUs are drawn of a run with `training.diagnose_every`, time of every run that wrote
+    a timing.jsonl.
 
     Args:
       directory: the run directory.
@@ -55,8 +60,9 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
     )
     pictures = source.read(explained)[0].astype(np.float32) / 255
 
+    records = run.metrics(directory).read()
     figures = {
-        "curves": _curves(run.metrics(directory).read()),
+        "curves": _curves(records),
         "filters": filters_figure.kernels(filters.first_layer(model, state, spec.input_shape).kernel),
         "predictions": predictions_figure.predictions(
             images, probabilities[shown], labels[shown], spec.class_names, columns=5
@@ -70,6 +76,8 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
             [spec.class_names[k] for k in predicted[explained]],
             probabilities[explained].max(axis=1),
         ),
+        **_diagnostics(records),
+        **_time(Path(directory)),
     }
     return [path for name, figure in figures.items() for path in style.save(figure, Path(directory) / "figures" / name)]
 
@@ -88,6 +96,40 @@ def _curves(records: Sequence[dict[str, Any]]) -> Any:
     training = lines.pop("train")
     split, evaluation = next(iter(lines.items()), ("validation", None))
     return curves_figure.history(training, evaluation, split=split)
+
+
+def _diagnostics(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of what the run's diagnoses saw; none without diagnoses, and none of ReLUs where there are no ReLUs."""
+    try:
+        norm, value, gradient, dead = (
+            diagnostics.series(records, quantity) for quantity in ("gradient_norm", "value", "gradient", "dead")
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"metrics.jsonl has damaged diagnostics ({type(error).__name__}: {error}); expected the records of training"
+        ) from error
+    figures = {}
+    if norm.names:
+        # Scales and offsets of normalisation have norms of another order, and between kernels make a saw of every line.
+        kernels = norm.select(lambda layer: f"{layer}/kernel" in value.names)
+        figures["gradient_norms"] = diagnostics_figure.gradient_norms(*(kernels if kernels.names else norm))
+        figures["magnitudes"] = diagnostics_figure.magnitudes(value.steps, value.names, value.values, gradient.values)
+    if dead.names:
+        figures["dead_relus"] = diagnostics_figure.dead_units(*dead)
+    return figures
+
+
+def _time(directory: Path) -> dict[str, Any]:
+    """The figure of where the time went; none where no time was written down."""
+    try:
+        seconds, images_per_second = diagnostics.read_timing(directory)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"timing.jsonl is damaged ({type(error).__name__}: {error}); expected the records of training, or no file"
+        ) from error
+    if not sum(seconds.values()):
+        return {}
+    return {"time": diagnostics_figure.time_spent(seconds, images_per_second=images_per_second or None)}
 
 
 def _spread_over_mistakes(wrong: np.ndarray, count: int) -> np.ndarray:

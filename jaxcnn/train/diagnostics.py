@@ -193,16 +193,23 @@ class Timing:
     of work that a kill made vain, are dropped.
 
     Args:
-      directory: the run directory.
+      directory: the run directory; None writes nothing.
       step: optimisation steps done already.
       clock: seconds from any moment.
     """
 
-    def __init__(self, directory: Path, *, step: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._file = Metrics(directory / "timing.jsonl")
-        self._file.truncate(step)
+    def __init__(self, directory: Path | None, *, step: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._file = None if directory is None else Metrics(directory / "timing.jsonl")
+        if self._file is not None:
+            self._file.truncate(step)
         self._clock, self._last = clock, clock()
         self._seconds: dict[str, float] = {}
+        self._images, self._spent = 0, 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images over the time spent in training, as far as it has been written; 0 before."""
+        return self._images / self._spent if self._spent else 0.0
 
     def lap(self, part: Part) -> None:
         """Counts the time since the last lap, or since the beginning, for `part`."""
@@ -210,17 +217,23 @@ class Timing:
         self._seconds[part] = self._seconds.get(part, 0.0) + now - self._last
         self._last = now
 
-    def write(self, step: int, images: int) -> None:
+    def write(self, step: int, images: int) -> float:
         """Appends the seconds of each part since the last record.
 
         Args:
           step: optimisation steps done.
           images: training images since the last record, without those of a step that was compiled.
+
+        Returns:
+          Those images over the time spent in training them.
         """
         spent = sum(self._seconds.get(part, 0.0) for part in _TRAINING)
         rate = images / spent if spent else 0.0
-        self._file.append({"step": step, "images": images, "images_per_second": rate, "seconds": self._seconds})
+        if self._file is not None:
+            self._file.append({"step": step, "images": images, "images_per_second": rate, "seconds": self._seconds})
         self._seconds = {}
+        self._images, self._spent = self._images + images, self._spent + spent
+        return rate
 
 
 def read_timing(directory: Path) -> tuple[dict[str, float], float]:

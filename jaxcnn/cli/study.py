@@ -1,0 +1,70 @@
+"""The command that trains and draws a study."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tyro
+
+from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, print_json
+from jaxcnn.study import Scale
+
+
+def study(arguments: Sequence[str]) -> None:
+    """Train the arms of a study, each from several seeds, and draw one figure and one table; continues what exists."""
+
+    def parse(
+        study: tyro.conf.Positional[str],
+        scale: Scale = "quick",
+        run: str | None = None,
+        seeds: tuple[int, ...] | None = None,
+        data: Location = NOWHERE_ELSE,
+        json: Json = False,
+    ) -> tuple[str, Scale, str | None, tuple[int, ...] | None, str | None, bool]:
+        """Train the arms of a study, each from several seeds, and draw one figure and one table.
+
+        Args:
+          study: Name of a study, or a file that defines one; `jaxcnn studies` lists them.
+          scale: How much is trained, minutes on two cores or as in the source.
+          run: Directory, created or continued; by default runs/STUDY-SCALE.
+          seeds: Seeds in place of the study's own.
+          data: Where the images lie.
+          json: Print the result as one JSON object on standard output.
+        """
+        return study, scale, run, seeds, data.directory, json
+
+    name, scale, run, seeds, location, as_json = parse_arguments(parse, "study", arguments)
+    from jaxcnn import catalog
+
+    chosen, _ = catalog.load_study(name)
+    directory = f"runs/{chosen.name}-{scale}" if run is None else run
+    seeds = chosen.seeds if seeds is None else seeds
+    from jaxcnn.train import study as training
+    from jaxcnn.train import study_results as results
+
+    finished = training.train(chosen, directory, scale=scale, seeds=seeds, data_directory=location, console=console())
+    files, table, split = [], [], results.held_out(chosen, scale)
+    if finished:
+        from jaxcnn.figures import study as study_figure
+        from jaxcnn.figures import style
+
+        arms = results.collect(chosen, directory, scale=scale, seeds=seeds)
+        table = results.rows(arms, seeds)
+        bands = {
+            panel: {arm: study_figure.Band(*curve) for arm, curve in lines.items()}
+            for panel, lines in results.curves(arms).items()
+        }
+        diverged = [name for name, arm in arms.items() if arm.diverged]
+        figure = study_figure.learning_curves(**bands, split=split, diverged=diverged)
+        files = results.write(chosen, directory, scale, arms, seeds)
+        files += style.save(figure, f"{directory}/{chosen.name}")
+    if as_json:
+        rows = [dataclasses.asdict(row) for row in table]
+        print_json({"study": chosen.name, "scale": scale, "run": directory, "finished": finished, "arms": rows})
+    elif finished:
+        print(results.markdown_table(table, split), end="")
+        for file in files:
+            print(f"  {file}")
+    else:
+        print(f"{directory}: stopped; the same command continues")

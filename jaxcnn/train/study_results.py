@@ -1,0 +1,289 @@
+"""What came out of a study whose runs have ended: curves over training, means with intervals over seeds, tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from jaxcnn.errors import CheckpointError
+from jaxcnn.run import metrics
+from jaxcnn.study import Scale, Study
+from jaxcnn.train.study import outcomes, run_directory, write_file
+
+CONFIDENCE = 0.95
+"""Of the intervals."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What was recorded of one split while the seeds of an arm trained.
+
+    Attributes:
+      steps: optimisation steps (batches), increasing.
+      epochs: the same in epochs; NaN if no seed came to the end of its first.
+      loss: of every seed; NaN from where it diverged.
+      top1: accuracy, likewise.
+    """
+
+    steps: Int[np.ndarray, " t"]
+    epochs: Float[np.ndarray, " t"]
+    loss: Float[np.ndarray, "s t"]
+    top1: Float[np.ndarray, "s t"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a study when all its runs have ended.
+
+    Attributes:
+      training: means over the batches since the record before.
+      held_out: after every epoch, on the split that is evaluated.
+      diverged: the step at which each seed that diverged did.
+    """
+
+    training: Series
+    held_out: Series
+    diverged: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its interval; NaN where there is no seed, or one alone for the interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+      arm: its name.
+      finished: seeds that the estimates are of.
+      diverged: seeds that they are not of.
+      training_loss: mean over the batches of the last epoch.
+      held_out_loss: after the last epoch.
+      held_out_top1: accuracy after the last epoch.
+    """
+
+    arm: str
+    finished: int
+    diverged: int
+    training_loss: Estimate
+    held_out_loss: Estimate
+    held_out_top1: Estimate
+
+
+def collect(study: Study, directory: str | Path, *, scale: Scale, seeds: Sequence[int] | None = None) -> dict[str, Arm]:
+    """The curves of every arm, read from its runs' metrics.jsonl.
+
+    Args:
+      study: the arms.
+      directory: of the study.
+      scale: which arms.
+      seeds: in place of the study's own.
+
+    Returns:
+      Arms by name, in the study's order.
+
+    Raises:
+      CheckpointError: a run has not ended, or its records are damaged.
+    """
+    seeds = study.seeds if seeds is None else seeds
+    return {arm: _arm(directory, arm, seeds, held_out(study, scale)) for arm in study.arms(scale)}
+
+
+def held_out(study: Study, scale: Scale) -> str:
+    """The split that the arms are evaluated on, "validation" or "test"."""
+    return "validation" if any(arm.data.validation for arm in study.arms(scale).values()) else "test"
+
+
+def _arm(directory: str | Path, arm: str, seeds: Sequence[int], split: str) -> Arm:
+    records, diverged = [], {}
+    for seed in seeds:
+        run = run_directory(directory, arm, seed)
+        ended, seen = outcomes(run).read(), metrics(run).read()
+        if not ended:
+            raise CheckpointError(f"{run} has not ended; the same command with the study's seeds continues it")
+        if ended[-1].get("outcome") == "diverged":
+            diverged[seed] = ended[-1]["step"]
+            seen = [record for record in seen if record["step"] < diverged[seed]]  # the rest is what went wrong
+        elif not any(r["step"] == ended[-1]["step"] and r.get("split") == split for r in seen):
+            raise CheckpointError(f"{metrics(run).path} has no record of the {split} split at the end of the run")
+        records.append(seen)
+    evaluated = [record["step"] for seen in records for record in seen if record.get("split") == split]
+    steps_per_epoch = float(min(evaluated, default=math.nan))
+    return Arm(_series(records, "train", steps_per_epoch), _series(records, split, steps_per_epoch), diverged)
+
+
+def _series(records: Sequence[Sequence[Mapping[str, Any]]], split: str, steps_per_epoch: float) -> Series:
+    by_step = [{record["step"]: record for record in seen if record.get("split") == split} for seen in records]
+    steps = np.array(sorted({step for seen in by_step for step in seen}), np.int64)
+
+    def values(name: str) -> Float[np.ndarray, "s t"]:
+        rows = [[seen[step][name] if step in seen else math.nan for step in steps.tolist()] for seen in by_step]
+        return np.array(rows, np.float64).reshape(len(records), len(steps))
+
+    return Series(steps, steps / steps_per_epoch, values("loss"), values("top1"))
+
+
+def interval(
+    values: Float[np.ndarray, "s t"],
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """The mean over seeds and its t-interval, mean -+ t(s - 1) sigma / sqrt(s), sigma^2 = sum (x - mean)^2 / (s - 1).
+
+    Args:
+      values: of s seeds, at least one; NaN makes NaN.
+
+    Returns:
+      Mean, lower and upper end of the interval of `CONFIDENCE`; of one seed the ends are NaN.
+    """
+    count, mean = len(values), values.mean(axis=0)
+    if count == 1:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(axis=0, ddof=1) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def curves(arms: Mapping[str, Arm]) -> dict[str, dict[str, tuple[Float[np.ndarray, " t"], ...]]]:
+    """For a figure: `training_loss`, `held_out_loss` and `accuracy`, each by arm: epochs, mean, and ends of `interval`.
+
+    A curve ends where the first of its seeds diverged.
+    """
+
+    def of(series: Series, values: Float[np.ndarray, "s t"]) -> tuple[Float[np.ndarray, " t"], ...]:
+        return (series.epochs, *interval(values))
+
+    return {
+        "training_loss": {name: of(arm.training, arm.training.loss) for name, arm in arms.items()},
+        "held_out_loss": {name: of(arm.held_out, arm.held_out.loss) for name, arm in arms.items()},
+        "accuracy": {name: of(arm.held_out, arm.held_out.top1) for name, arm in arms.items()},
+    }
+
+
+def rows(arms: Mapping[str, Arm], seeds: Sequence[int]) -> list[Row]:
+    """The table: what every arm had come to at the end of training, over the seeds that came there."""
+    table = []
+    for name, arm in arms.items():
+        sound = np.array([seed not in arm.diverged for seed in seeds])
+        estimates = [Estimate(math.nan, math.nan, math.nan)] * 3
+        if sound.any():
+            training, held_out = arm.training, arm.held_out
+            last = training.epochs > training.epochs[-1] - 1
+            batches = np.diff(training.steps, prepend=0)[last]  # that each record is the mean of
+            loss = np.average(training.loss[sound][:, last], axis=1, weights=batches)
+            final = np.stack([loss, held_out.loss[sound, -1], held_out.top1[sound, -1]], axis=1)
+            estimates = [Estimate(*map(float, ends)) for ends in zip(*interval(final), strict=True)]
+        table.append(Row(name, int(sound.sum()), len(arm.diverged), *estimates))
+    return table
+
+
+def write(
+    study: Study, directory: str | Path, scale: Scale, arms: Mapping[str, Arm], seeds: Sequence[int]
+) -> list[Path]:
+    """Writes the arrays (.npz) and the table (.csv, .md, .tex), named after the study, into its directory.
+
+    The arrays of arm A are named A/train/loss, A/test/top1 and so on, [seeds, records]; `steps` and `epochs` [records].
+
+    Returns:
+      The files.
+    """
+    split, table = held_out(study, scale), rows(arms, seeds)
+    arrays: dict[str, Any] = {"seeds": np.array(seeds)}
+    for name, arm in arms.items():
+        for part, series in (("train", arm.training), (split, arm.held_out)):
+            arrays |= {f"{name}/{part}/{key}": value for key, value in vars(series).items()}
+    npz = io.BytesIO()
+    np.savez_compressed(npz, **arrays)
+    contents = {
+        "npz": npz.getvalue(),
+        "csv": csv_table(table, split).encode(),
+        "md": _page(study, table, split, seeds).encode(),
+        "tex": latex_table(table, split).encode(),
+    }
+    files = [Path(directory) / f"{study.name}.{ending}" for ending in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        write_file(file, content)
+    return files
+
+
+def _measures(row: Row, split: str) -> dict[str, Estimate]:
+    return {
+        "training loss": row.training_loss,
+        f"{split} loss": row.held_out_loss,
+        f"{split} accuracy": row.held_out_top1,
+    }
+
+
+def csv_table(table: Sequence[Row], split: str) -> str:
+    """Every number in full, the ends of the intervals too; what is not known is empty."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    names = [name.replace(" ", "_") for name in _measures(table[0], split)]
+    ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    writer.writerow(["arm", "finished", "diverged", *ends])
+    for row in table:
+        numbers = [number for estimate in _measures(row, split).values() for number in asdict(estimate).values()]
+        writer.writerow([row.arm, row.finished, row.diverged, *("" if math.isnan(n) else repr(n) for n in numbers)])
+    return lines.getvalue()
+
+
+def markdown_table(table: Sequence[Row], split: str) -> str:
+    """A line for each arm, mean ± half the interval, aligned to be read as it is."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in _cells(table, split)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines = [cells[0], rule, *cells[1:]]
+    aligned = [
+        [f"{cell:{'<' if i == 0 else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
+
+
+_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"}
+
+
+def latex_table(table: Sequence[Row], split: str) -> str:
+    """The lines of `markdown_table` as a tabular that needs no package."""
+    header, *lines = [["".join(_TEX.get(c, c) for c in cell) for cell in row] for row in _cells(table, split)]
+    body = [" & ".join(line).replace("±", r"$\pm$") + r" \\" for line in (header, *lines)]
+    body.insert(1, r"\hline")
+    return "\n".join([f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
+
+
+def _cells(table: Sequence[Row], split: str) -> list[list[str]]:
+    some = any(row.diverged for row in table)
+    header = ["arm", "seeds", *(["diverged"] if some else []), *_measures(table[0], split)]
+    lines = [header]
+    for row in table:
+        counts = [str(row.finished), *([str(row.diverged)] if some else [])]
+        lines.append([row.arm, *counts, *(_text(estimate) for estimate in _measures(row, split).values())])
+    return lines
+
+
+def _text(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return "diverged"
+    half = "" if math.isnan(estimate.low) else f" ± {(estimate.high - estimate.low) / 2:.4f}"
+    return f"{estimate.mean:.4f}{half}"
+
+
+def _page(study: Study, table: Sequence[Row], split: str, seeds: Sequence[int]) -> str:
+    listed = ", ".join(map(str, seeds))
+    shown = f"Mean ± half the {CONFIDENCE:.0%} t-interval over the seeds" if len(seeds) > 1 else "Of the one seed"
+    return (
+        f"**{study.question}**\n\n{markdown_table(table, split)}\n{study.caption} {shown} {listed}; the training loss "
+        f"is the mean over the batches of the last epoch, the {split} split is seen after it. Source: {study.source}\n"
+    )
