@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from jaxcnn import data
 from jaxcnn.config import DataConfig
 from jaxcnn.data import pipeline
+from jaxcnn.data.plan import TrainingPlan, steps_per_epoch
 from jaxcnn.data.spec import Source
 from jaxcnn.errors import InputError, RunError
 
@@ -66,11 +67,11 @@ def assert_equal(ours: list[pipeline.Batch], theirs: list[pipeline.Batch]) -> No
 def test_each_epoch_uses_no_example_twice(n, batch_size, seed, epoch):
     if n < batch_size:
         with pytest.raises(InputError, match=f"data.batch_size is {batch_size}; expected at most the {n}"):
-            pipeline.steps_per_epoch(n, batch_size)
+            steps_per_epoch(n, batch_size)
         return
-    steps = pipeline.steps_per_epoch(n, batch_size)
+    steps = steps_per_epoch(n, batch_size)
     assert steps == n // batch_size
-    plan = pipeline.TrainingPlan(n, batch_size, seed, epoch * steps, (epoch + 1) * steps)
+    plan = TrainingPlan(n, batch_size, seed, epoch * steps, (epoch + 1) * steps)
     used = np.concatenate([plan.indices(i) for i in range(len(plan))])
     assert len(used) == steps * batch_size
     assert len(set(used)) == len(used)
@@ -83,8 +84,8 @@ def test_resuming_at_any_step_continues_the_run(choose):
     n, batch_size = choose.draw(st.integers(8, 40)), choose.draw(st.integers(1, 8))
     stop = choose.draw(st.integers(1, 30))
     start = choose.draw(st.integers(0, stop))
-    whole = pipeline.TrainingPlan(n, batch_size, 5, 0, stop)
-    rest = pipeline.TrainingPlan(n, batch_size, 5, start, stop)
+    whole = TrainingPlan(n, batch_size, 5, 0, stop)
+    rest = TrainingPlan(n, batch_size, 5, start, stop)
     assert len(rest) == stop - start
     for i in range(len(rest)):
         np.testing.assert_array_equal(rest.indices(i), whole.indices(start + i))

@@ -105,13 +105,13 @@ def train_jaxcnn(experiment: Experiment) -> Outcome:
     from rich.console import Console
 
     from jaxcnn import run
-    from jaxcnn.data import open_split, pipeline
+    from jaxcnn.data import open_split, pipeline, plan
     from jaxcnn.train import diagnostics
     from jaxcnn.train.loop import train
     from jaxcnn.train.start import resolve
 
     source, devices = open_split(experiment.data, "train", experiment.training.seed), jax.devices()
-    epoch = pipeline.steps_per_epoch(len(source), experiment.data.batch_size)
+    epoch = plan.steps_per_epoch(len(source), experiment.data.batch_size)
     batches = pipeline.training(source, experiment.data, seed=0, start_step=0, stop_step=1, devices=devices)
     resident = resident_steps(experiment, resolve(experiment, source), next(iter(batches)))
     repeats = max(1, min(epoch // 20, 15))

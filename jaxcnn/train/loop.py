@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jaxcnn import models
 from jaxcnn.config import Experiment, ModelSpec, from_json, to_json
-from jaxcnn.data import open_split, pipeline
+from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import InputError
 from jaxcnn.train import cluster, optimizers, recovery, schedules, start
 from jaxcnn.train.diagnostics import make_diagnostics_step
@@ -135,7 +135,7 @@ def _train(
     )
     cluster.require_same({"training images": len(training), "classes": training.class_names})
     pipeline.require_divisible(experiment.data.batch_size, devices)
-    steps_per_epoch = pipeline.steps_per_epoch(len(training), experiment.data.batch_size)
+    steps_per_epoch = plan.steps_per_epoch(len(training), experiment.data.batch_size)
     total_steps = config.epochs * steps_per_epoch
 
     for source in (training, evaluation):
