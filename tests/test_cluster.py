@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -187,11 +188,21 @@ def test_what_the_first_process_refuses_all_refuse(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_with_other_images_are_refused(tmp_path):
-    for status, _, errors in Pair(tmp_path, (SMALL, with_data(validation=0.5))).ended():
+def test_processes_with_other_settings_are_refused(tmp_path):
+    other = dataclasses.replace(SMALL, optimizer=dataclasses.replace(SMALL.optimizer, weight_decay=0.3))
+    for status, _, errors in Pair(tmp_path, (SMALL, other)).ended():
         assert status == 2
-        assert "process 1 of 2 has other training images than the first" in errors.splitlines()[-1]
+        assert "process 1 of 2 has other settings than the first" in errors.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_where_no_other_comes_it_says_so(tmp_path):
+    pair = Pair(tmp_path)
+    pair.processes[1].kill()
+    status, _, errors = pair.ended(400)[0]
+    assert status == 1
+    assert "the processes did not come together within five minutes" in errors.splitlines()[-1]
 
 
 # ---- what does not need two
@@ -215,6 +226,14 @@ def test_processes_with_other_images_are_refused(tmp_path):
             {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
             "JAX_PROCESS_ID is 2; expected 0 to 1",
         ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost:65536", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "JAX_COORDINATOR_ADDRESS is 'localhost:65536'; expected HOST:PORT",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "no.such.host.invalid:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            "JAX_COORDINATOR_ADDRESS is 'no.such.host.invalid:1', which cannot be used",
+        ),
     ],
 )
 def test_an_environment_that_does_not_say_who_belongs_together_is_refused(environment, message, monkeypatch):
@@ -224,11 +243,21 @@ def test_an_environment_that_does_not_say_who_belongs_together_is_refused(enviro
         cluster.connect(environment)
 
 
+def test_a_port_that_another_program_has_is_refused(monkeypatch):
+    monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+        with pytest.raises(InputError, match=f"{address}', which cannot be used .*; expected .* a free port"):
+            cluster.connect(given)
+
+
 def test_alone_nothing_is_exchanged():
+    tree = {"key": jax.random.key(0), "array": np.ones(2)}
     assert cluster.first()
     assert cluster.tell(lambda: {"a": 1}) == {"a": 1}
     assert cluster.in_turn(lambda: 5) == 5
-    tree = {"key": jax.random.key(0), "array": np.ones(2)}
+    assert cluster.first_alone(lambda: tree) is tree
     assert cluster.broadcast(tree) is tree
     cluster.require_same({"anything": 1})
 
@@ -238,7 +267,18 @@ def test_an_error_that_is_not_about_other_processes_stays_what_it_is():
         raise ValueError("Gloo all-reduce failed")
 
 
-def test_a_request_to_end_reaches_all_who_wait_for_one_and_a_second_does_not_wait():
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Those of a program in a terminal; in the background of a shell Ctrl-C may be ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_request_to_end_reaches_all_who_wait_for_one_and_a_second_does_not_wait(handlers):
     with cluster.termination_requested() as outer:
         with cluster.termination_requested() as inner:
             signal.raise_signal(signal.SIGINT)
@@ -246,6 +286,8 @@ def test_a_request_to_end_reaches_all_who_wait_for_one_and_a_second_does_not_wai
             assert outer.is_set()
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+        with cluster.termination_requested() as later:
+            assert later.is_set()
         outer.clear()
         signal.raise_signal(signal.SIGTERM)
         assert outer.is_set()

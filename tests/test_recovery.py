@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -34,12 +35,12 @@ def console() -> tuple[Console, io.StringIO]:
 
 def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     screen, written = console()
-    result = train(experiment(1e4), tmp_path, console=screen)
+    result = train(experiment(1e3), tmp_path, console=screen)
     assert result.finished
     taken = recovery.rollbacks(tmp_path).read()
     assert 1 <= len(taken) <= 3
     assert taken[-1]["step"] == 0  # whatever was saved before is from an exploding run too
-    rates = 1e4 * 0.1 ** np.arange(1, len(taken) + 1)
+    rates = 1e3 * 0.1 ** np.arange(1, len(taken) + 1)
     np.testing.assert_allclose([record["learning_rate"] for record in taken], rates)
     for number in range(1, len(taken) + 1):
         assert f", with the learning rate {rates[number - 1]:g} (rollback {number} of 3)" in written.getvalue()
@@ -50,6 +51,17 @@ def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     assert all(np.isfinite(record["loss"]) for record in records)
     written_rates = {record["learning_rate"] for record in records if record["split"] == "train"}
     np.testing.assert_allclose(list(written_rates), [rates[-1]], rtol=1e-6)
+
+
+def test_an_explosion_before_the_first_record_is_no_yardstick(tmp_path):
+    once_an_epoch = experiment(1e3)
+    once_an_epoch = dataclasses.replace(
+        once_an_epoch, training=dataclasses.replace(once_an_epoch.training, log_every=1000)
+    )
+    train(once_an_epoch, tmp_path)
+    assert recovery.rollbacks(tmp_path).read()
+    losses = [record["loss"] for record in run.Metrics(tmp_path / "metrics.jsonl").read()]
+    assert max(losses) < 1000 * np.log(10)
 
 
 def test_no_more_rollbacks_than_allowed_and_then_what_was_seen(tmp_path):

@@ -19,14 +19,18 @@ def jaxcnn(*arguments: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_lenet5_on_mnist_over_three_seeds(real_data, tmp_path):
+@pytest.mark.parametrize(
+    ("experiment", "seeds", "accuracy"),
+    [("lenet5_mnist", "012", 0.990), ("resnet8_mnist", "012", 0.994), ("resnet8_fashion_mnist", "0", 0.925)],
+)
+def test_an_experiment_reaches_its_accuracy_over_its_seeds(experiment, seeds, accuracy, real_data, tmp_path):
     results = []
-    for seed in "012":
+    for seed in seeds:
         run = str(tmp_path / seed)
         data = ("--data.directory", str(real_data / "tfds"))
-        trained = jaxcnn("train", "lenet5_mnist", *data, "--training.seed", seed, "--run", run)
+        trained = jaxcnn("train", experiment, *data, "--training.seed", seed, "--run", run)
         scores = jaxcnn("evaluate", run)
         assert scores["examples"] == 10_000
         assert scores["top1"] == trained["top1"]
         results.append(trained["top1"])
-    assert sum(results) / 3 >= 0.990
+    assert sum(results) / len(results) >= accuracy

@@ -114,11 +114,16 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_pat
     assert metrics(tmp_path / "other") != metrics(directory)
 
 
-def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp_path):
-    heard = []
+def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp_path, monkeypatch):
+    heard, saved, told = [], [], []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, **rest: (saved.append(int(state.step)), save(self, state, **rest))
+    )
 
     def evaluated(epoch, scores):
         heard.append((epoch, scores.top1))
+        told.append(list(saved))
         time.sleep(0.5)
 
     short = with_training(SMALL, epochs=2)
@@ -129,6 +134,10 @@ def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp
     seconds, _ = read_timing(tmp_path)
     assert seconds["evaluation"] >= 1
     assert seconds["data"] < 0.5
+    steps = [record["step"] for record in records if record["split"] == "validation"]
+    assert [before[-1] for before in told] == steps  # a search may end the run there, and go on another day
+    timed = [json.loads(line)["images"] for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert sum(timed) == (steps[-1] - 1) * SMALL.data.batch_size  # the first step was compiled
 
     train(short, tmp_path, evaluated=evaluated)  # a run that is continued tells its past
     assert heard == 2 * list(enumerate(scored, start=1))

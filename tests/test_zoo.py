@@ -93,7 +93,9 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
 
     devices = jax.devices()[:1]
     step = map_train_step(make_train_step(model, optimizer), devices)
-    for share in (0.03, 0.01, 0.1, 0.001):
+    # The last of them for the deepest: where 16 pictures give batch norm 16 values a channel, the loss of 101 layers is
+    # so curved that a share of 0.0003 is already too far.
+    for share in (0.03, 0.01, 0.1, 0.001, 1e-5):
         start = jax.tree.map(jnp.copy, state.replace(opt_state=jnp.asarray(share, jnp.float32)))
         first, before = step(replicate(start, devices), batch)
         statistics = jax.tree.map(lambda a, b: bool((a != b).any()), first.batch_stats, state.batch_stats)

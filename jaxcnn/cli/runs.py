@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -66,12 +66,12 @@ def train(arguments: Sequence[str]) -> None:
     if name.startswith("-"):
         raise InputError(f"the experiment comes first: jaxcnn train EXPERIMENT {name} ...")
     if "--distributed" in rest and not {"-h", "--help"} & {*rest}:
-        run_as_member(lambda: _train(name, rest))
+        run_as_member(lambda joined: _train(name, rest, joined))
     else:
         _train(name, rest)
 
 
-def _train(name: str, rest: Sequence[str]) -> None:
+def _train(name: str, rest: Sequence[str], joined: Callable[[], None] = lambda: None) -> None:
     default, description = settings.default(name, rest)
 
     def parse(
@@ -96,6 +96,7 @@ def _train(name: str, rest: Sequence[str]) -> None:
 
     if distributed:
         cluster.connect()
+        joined()
     result = train_run(experiment, directory, console=console())
     if not cluster.first():
         return

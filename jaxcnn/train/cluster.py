@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -46,20 +47,13 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
       RunError: the other processes did not come within five minutes.
     """
     given = {name: environment[name] for name in (_ADDRESS, _COUNT, _INDEX) if environment.get(name)}
-    options: dict[str, Any] = {}
     if given and len(given) < 3:
         missing = next(name for name in (_ADDRESS, _COUNT, _INDEX) if name not in given)
         raise InputError(f"{missing} is not in the environment; expected it beside {' and '.join(given)}")
-    if given:
-        if not re.fullmatch(r".+:\d+", given[_ADDRESS]):
-            raise InputError(f"{_ADDRESS} is {given[_ADDRESS]!r}; expected HOST:PORT of the first process")
-        for name in (_COUNT, _INDEX):
-            if not given[name].isdecimal():
-                raise InputError(f"{name} is {given[name]!r}; expected a whole number")
-        count, index = int(given[_COUNT]), int(given[_INDEX])
-        if index >= count:
-            raise InputError(f"{_INDEX} is {index}; expected 0 to {count - 1}, as {_COUNT} is {count}")
-        options = {"coordinator_address": given[_ADDRESS], "num_processes": count, "process_id": index}
+    options: dict[str, Any] = _checked(given) if given else {}
+    main = threading.current_thread() is threading.main_thread()
+    # Python's own handler of Ctrl-C would be called when all have come, or after five minutes.
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL) if main else None
     try:
         jax.distributed.initialize(
             **options, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=2 * HEARTBEAT
@@ -71,6 +65,35 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise RunError(f"the processes did not come together: {str(error).splitlines()[0]}") from error
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+
+
+def _checked(given: Mapping[str, str]) -> dict[str, Any]:
+    """What `jax.distributed.initialize` is told, and would wait for or crash with if it were wrong."""
+    address = given[_ADDRESS]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"{_ADDRESS} is {address!r}; expected HOST:PORT of the first process, with a port to 65535")
+    for name in (_COUNT, _INDEX):
+        if not given[name].isdecimal():
+            raise InputError(f"{name} is {given[name]!r}; expected a whole number")
+    count, index = int(given[_COUNT]), int(given[_INDEX])
+    if index >= count:
+        raise InputError(f"{_INDEX} is {index}; expected 0 to {count - 1}, as {_COUNT} is {count}")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+        if index == 0:
+            # Of every interface, as JAX takes it, which crashes where another program has it.
+            with socket.create_server(("", int(port))):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"{_ADDRESS} is {address!r}, which cannot be used ({error.strerror or error}); expected the name of the "
+            "first process's machine and a free port there"
+        ) from error
+    return {"coordinator_address": address, "num_processes": count, "process_id": index}
 
 
 def first() -> bool:
@@ -102,6 +125,17 @@ def tell(compute: Callable[[], _T]) -> _T:
     if "error" in message:
         raise getattr(errors, message["error"], RunError)(message["text"])
     return message["value"]
+
+
+def first_alone(compute: Callable[[], _T]) -> _T | None:
+    """What `compute` returns in the first process, and None in the others.
+
+    Raises:
+      JaxcnnError: `compute` did, and so it is raised in every process.
+    """
+    results: list[_T] = []
+    tell(lambda: results.append(compute()))
+    return results[0] if results else None
 
 
 def in_turn(compute: Callable[[], _T]) -> _T:
@@ -167,6 +201,9 @@ class _Request:
     def __init__(self, event: threading.Event) -> None:
         self._event = event
         self.previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        if any(isinstance(outer, _Request) and outer._event.is_set() for outer in self.previous.values()):
+            event.set()  # it was asked for before this one was there to hear it
 
     def __call__(self, number: int, frame: object) -> None:
         self._event.set()

@@ -30,7 +30,7 @@ class Progress:
     Attributes:
       pending: metrics of the steps since the last training record.
       top1: accuracy at the last evaluation, or None before the first.
-      first_loss: of the first training record, or None before it.
+      first_loss: of the first step, or None before it.
       scores: the evaluations so far.
     """
 
@@ -89,9 +89,10 @@ class Journal:
 
         def read() -> dict[str, Any]:
             pending: list[dict[str, float]] = []
+            first_loss: float | None = None
             if self._checkpoints.latest() is not None:
                 restored[0], progress = recovery.newest(self._checkpoints, state, self._say)
-                pending = progress["pending"]
+                pending, first_loss = progress["pending"], progress.get("first_loss")
                 if progress["examples"] != examples:
                     raise CheckpointError(
                         f"{self._directory} was trained on {progress['examples']} images, and the training split now "
@@ -105,13 +106,12 @@ class Journal:
             self._require_plausible(step, self._experiment.training.checkpoint_every or steps_per_epoch)
             self._files.metrics.truncate(step)
             records = self._files.metrics.read()
-            losses = (record["loss"] for record in records if record.get("split") == "train")
             fields = tuple(Evaluation.__dataclass_fields__)
             scored = [record for record in records if record.get("split") == self.held_out]
             return {
                 "pending": pending,
                 "top1": scored[-1].get("top1") if scored else None,
-                "first_loss": next(losses, None),
+                "first_loss": first_loss,
                 "scores": [{name: record[name] for name in fields} for record in scored],
             }
 
@@ -189,22 +189,17 @@ class Journal:
             epoch, epochs = step // self._steps_per_epoch, self._experiment.training.epochs
             self._display.evaluated(epoch, epochs, record, self._timing.images_per_second)
 
-    def save(self, state: State, pending: list[dict[str, float]], examples: int, scores: Evaluation | None) -> None:
+    def save(self, state: State, progress: Mapping[str, Any], scores: Evaluation | None) -> None:
         """Saves the state in the background, with what the input and the records continue from."""
         if self._writes:
             metrics = scores and {name: getattr(scores, name) for name in ("top1", "top5", "loss")}
-            self._checkpoints.save(
-                state,
-                progress={"pending": pending, "examples": examples},
-                experiment=self._experiment,
-                model=self._spec,
-                metrics=metrics,
-            )
+            model = self._spec
+            self._checkpoints.save(state, progress=progress, experiment=self._experiment, model=model, metrics=metrics)
 
     def finish(self, step: int, images: int) -> None:
         """Waits for the last checkpoint, and writes where the rest of the time went."""
-        if self._writes:
-            self._checkpoints.wait()
+        # All wait for it: JAX ends processes that wait for one another's end for longer than a minute.
+        cluster.tell(lambda: self._checkpoints.wait())
         self.lap("checkpoint")
         self._timing.write(step, images)
 

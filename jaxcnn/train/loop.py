@@ -35,7 +35,8 @@ class Result:
       steps: optimisation steps done in all.
       top1: accuracy at the last evaluation, or None before the first.
       seconds: wall time of this call.
-      images_per_second: training images of this call over the time spent in its steps; 0 if it took none.
+      images_per_second: training images over the time spent in their steps, of this call since its last rollback; 0
+        if it took none.
       finished: whether the run is complete; False after SIGTERM or Ctrl-C.
     """
 
@@ -57,6 +58,13 @@ def _located(experiment: Experiment) -> Experiment:
         experiment,
         data=replace(experiment.data, directory=absolute(experiment.data.directory)),
         model=replace(experiment.model, weights=absolute(experiment.model.weights)),
+    )
+
+
+def _nowhere(experiment: Experiment) -> Experiment:
+    """The experiment without its paths, which may differ from machine to machine."""
+    return replace(
+        experiment, data=replace(experiment.data, directory=None), model=replace(experiment.model, weights=None)
     )
 
 
@@ -93,8 +101,9 @@ def train(
       directory: the run directory; created if absent, continued if it holds this experiment. Of several processes the
         first alone needs and has it.
       console: where progress is shown; None is silent.
-      evaluated: called with the epoch, from 1, and the scores on the held-out split after every epoch, and of a run
-        that is continued first for those of its past; what it raises ends the training.
+      evaluated: called with the epoch, from 1, and the scores on the held-out split, once for every epoch, when its
+        checkpoint is being written; of a run that is continued first for the epochs of its past. What it raises ends
+        the training.
 
     Returns:
       The state of the run at the end, or at SIGTERM or Ctrl-C.
@@ -109,10 +118,18 @@ def train(
     experiment = _located(experiment)
     if console is None or not cluster.first():
         console = Console(quiet=True)
-    with cluster.together():
+    told = 0
+
+    def tell(epoch: int, scores: Evaluation) -> None:
+        nonlocal told
+        if evaluated is not None and epoch > told:
+            told = epoch
+            evaluated(epoch, scores)
+
+    with cluster.together(), cluster.stop_after_step() as stop:
         while True:
             try:
-                result = _train(experiment, directory, console, evaluated or (lambda epoch, scores: None))
+                result = _train(experiment, directory, console, tell, stop)
             except recovery.Diverged as diverged:
                 said = cluster.tell(functools.partial(recovery.roll_back, experiment, directory, diverged))
                 console.print(said, highlight=False, soft_wrap=True)
@@ -121,11 +138,16 @@ def train(
 
 
 def _train(
-    experiment: Experiment, directory: str | Path, console: Console, evaluated: Callable[[int, Evaluation], None]
+    experiment: Experiment,
+    directory: str | Path,
+    console: Console,
+    evaluated: Callable[[int, Evaluation], None],
+    stop: Callable[[int], bool],
 ) -> Result:
     """Trains from the newest checkpoint, with the learning rate that the rollbacks so far have left."""
     began = time.perf_counter()
     config, devices = experiment.training, jax.devices()
+    cluster.require_same({"settings": to_json(_nowhere(experiment))})
     rate = cluster.tell(lambda: recovery.learning_rate(experiment, directory))
     rule = replace(experiment.optimizer, learning_rate=rate)
 
@@ -133,7 +155,8 @@ def _train(
     training, evaluation = cluster.in_turn(
         lambda: [open_split(experiment.data, split, config.seed) for split in ("train", held_out)]
     )
-    cluster.require_same({"training images": len(training), "classes": training.class_names})
+    sizes = {"training images": len(training), f"{held_out} images": len(evaluation)}
+    cluster.require_same(sizes | {"classes": training.class_names})
     pipeline.require_divisible(experiment.data.batch_size, devices)
     steps_per_epoch = plan.steps_per_epoch(len(training), experiment.data.batch_size)
     total_steps = config.epochs * steps_per_epoch
@@ -146,13 +169,15 @@ def _train(
     optimizer = optimizers.create(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     _require_updates(experiment, len(training), total_steps)
     state = start.initial(experiment, model, spec, optimizer)
-    if cluster.first() and not has_checkpoints(directory):
-        state = start.from_weights(experiment, spec, state)  # like the images, refused before anything is written
+    if not cluster.tell(lambda: has_checkpoints(directory)):
+        # Like the images, refused before anything is written; the journal hands it on.
+        state = cluster.first_alone(lambda: start.from_weights(experiment, spec, state)) or state
     if experiment.optimizer.ema is not None:
         state = state.replace(ema_params=jax.tree.map(jnp.copy, state.params))
     state = replicate(state, devices)
 
-    with cluster.stop_after_step() as stop, Journal(directory, experiment, spec, console) as journal:
+    np.asarray(rates(0))  # compiled before the clock starts
+    with Journal(directory, experiment, spec, console) as journal:
         state, progress = journal.resume(state, examples=len(training), steps_per_epoch=steps_per_epoch)
         state = replicate(state, devices)
         step, top1, first = int(state.step), progress.top1, progress.first_loss
@@ -167,25 +192,29 @@ def _train(
             training, experiment.data, seed=config.seed, start_step=step, stop_step=total_steps, devices=devices
         )
         images = 0  # trained since the last record, but for those of the step that was compiled
+        diagnosed = 0
         for taken, batch in enumerate(batches):
             journal.lap("data" if taken else "compilation")
             every = config.diagnose_every
-            due = every is not None and (step == 0 or (step + 1) % every == 0)
-            diagnosis = diagnose(state, batch) if due else None  # before the step, which consumes the state
+            if every is not None and (step == 0 or (step + 1) % every == 0):
+                pending = [_numbers(metrics) for metrics in pending]  # steps under way are no diagnostics
+                journal.lap("step")
+                diagnosis = jax.block_until_ready(diagnose(state, batch))  # before the step, which consumes the state
+                journal.diagnosed(step + 1, diagnosis)
+                journal.lap("compilation" if diagnosed == 0 else "diagnostics")
+                diagnosed += 1
             state, metrics = train_step(state, batch)
             step += 1
             pending.append(metrics)
             if taken == 0:
                 jax.block_until_ready(metrics)
+                first = float(metrics["loss"]) if first is None else first
             elif len(pending) > 2:
                 # The host may run two steps ahead, no more: queued steps hold their batches in memory. So it waits here
                 # for the numbers of the last but two.
                 pending[-3] = _numbers(pending[-3])
             journal.lap("step" if taken else "compilation")
             images += experiment.data.batch_size if taken else 0
-            if diagnosis is not None:
-                journal.diagnosed(step, diagnosis)
-                journal.lap("diagnostics")
             epoch_ends = step % steps_per_epoch == 0
 
             if epoch_ends or step % config.log_every == 0:
@@ -195,9 +224,8 @@ def _train(
                 rate = float(np.asarray(rates(step - 1))) * schedules.rate_scale(state.opt_state)
                 journal.trained(step, means, rate, images)
                 journal.lap("other")
+                recovery.require_sound(pending, first, step, directory)
                 pending, images = [], 0
-                recovery.require_sound(means["loss"], first, step, directory)
-                first = means["loss"] if first is None else first
 
             scores = None
             if epoch_ends:
@@ -213,9 +241,8 @@ def _train(
             if due or step == total_steps or stopping:
                 pending = [_numbers(metrics) for metrics in pending]
                 journal.lap("step")
-                for values in pending:
-                    recovery.require_sound(values["loss"], first, step, directory)
-                journal.save(state, pending, len(training), scores)
+                recovery.require_sound(pending, first, step, directory)
+                journal.save(state, {"pending": pending, "first_loss": first, "examples": len(training)}, scores)
                 journal.lap("checkpoint")
             if scores is not None:
                 evaluated(step // steps_per_epoch, scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,23 @@ class Diverged(RunError):
         self.loss, self.step = loss, step
 
 
-def require_sound(loss: float, first: float | None, step: int, directory: str | Path) -> None:
-    """Refuses a loss that is not finite, or that is `EXPLOSION` times the first one.
+def require_sound(
+    metrics: Sequence[Mapping[str, float]], first: float | None, step: int, directory: str | Path
+) -> None:
+    """Refuses losses of which one is not finite, or is `EXPLOSION` times the run's first one.
 
     Args:
-      loss: of a training step, or the mean over several.
-      first: the first record's, or None before it.
+      metrics: of training steps, `loss` among them.
+      first: the loss of the run's first step, or None where it is not known.
       step: optimisation steps done.
       directory: of the run.
 
     Raises:
-      Diverged: the loss is no good.
+      Diverged: a loss is no good.
     """
-    if not math.isfinite(loss) or (first is not None and loss > EXPLOSION * abs(first)):
-        raise Diverged(loss, step, directory)
+    for loss in (values["loss"] for values in metrics):
+        if not math.isfinite(loss) or (first is not None and loss > EXPLOSION * abs(first)):
+            raise Diverged(loss, step, directory)
 
 
 def rollbacks(directory: str | Path) -> Metrics:
