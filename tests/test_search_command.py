@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from test_search import silent_training
 
 from jaxcnn import catalog, cli
+from jaxcnn.errors import InputError
 from jaxcnn.train import search as searching
 from jaxcnn.train.recovery import Diverged
 
@@ -31,9 +34,10 @@ def test_the_command_prints_draws_and_writes_what_was_found(capsys, tmp_path, mo
     status, out, err = invoke(capsys, *arguments, "--json")
     assert status == 0
     printed = json.loads(out)
-    assert sorted(printed) == ["parameters", "run", "top1", "trials"]
+    assert sorted(printed) == ["finished", "parameters", "run", "top1", "trials"]
     assert printed["run"] == "runs/lenet5_digits_search"
     assert sum(printed["trials"].values()) == 4
+    assert printed["finished"] is True
     assert err.count("\n") == 5
     best, _ = catalog.load("runs/lenet5_digits_search/best.py")
     assert best.optimizer.learning_rate == printed["parameters"]["optimizer.learning_rate"]
@@ -47,6 +51,27 @@ def test_the_command_prints_draws_and_writes_what_was_found(capsys, tmp_path, mo
     assert out.splitlines()[0].split() == ["trial", "state", "epochs", "top1", "optimizer.learning_rate", "model.name"]
     assert out.splitlines()[-1].endswith("jaxcnn train runs/lenet5_digits_search/best.py")
     assert len(calls) == 4
+
+
+def test_refused_trials_are_counted_drawn_and_said_and_a_search_that_was_stopped_says_so(capsys, tmp_path, monkeypatch):
+    def happens(number: int) -> None:
+        if number == 1:
+            raise InputError("data.batch_size is 3989; expected at most the 1294 training images")
+
+    train, _ = silent_training(happens=happens)
+
+    def stopped(experiment, directory, *, evaluated):
+        result = train(experiment, directory, evaluated=evaluated)
+        return dataclasses.replace(result, finished=Path(directory).name != "trial-0002")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(searching, "train", stopped)
+    status, out, err = invoke(capsys, "lenet5_digits", "--trials", "3", "--training.epochs", "3", "--json")
+    printed = json.loads(out)
+    assert (status, printed["finished"]) == (0, False)
+    assert printed["trials"] == {"complete": 1, "pruned": 0, "diverged": 0, "refused": 1, "running": 1}
+    assert err.splitlines()[2].endswith("  refused: data.batch_size is 3989; expected at most the 1294 training images")
+    assert "\n1,refused,0,," in (tmp_path / "runs/lenet5_digits_search/trials.csv").read_text()
 
 
 def test_a_search_whose_trials_all_diverge_has_failed(capsys, tmp_path, monkeypatch):

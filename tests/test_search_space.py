@@ -105,6 +105,21 @@ def test_an_option_must_fit_every_network_that_is_tried():
     assert space["model.options.activation"].choices == ("relu", "tanh")
 
 
+def test_a_setting_is_varied_once_however_it_is_spelt():
+    twice = {"optimizer.learning-rate": "0.1:1", "optimizer.learning_rate": "1e-3:1e-2"}
+    with pytest.raises(InputError, match=r"learning_rate varies over '0.1:1' and over '1e-3:1e-2'; expected one"):
+        search_space.parse(EXPERIMENT, twice)
+
+
+def test_networks_are_built_for_images_of_the_size_that_they_are_resized_to():
+    with pytest.raises(InputError, match="lenet5"):
+        search_space.parse(Experiment(), {"data.image-size": "2,28"})
+    tiny = dataclasses.replace(EXPERIMENT, data=DataConfig("digits", image_size=2))
+    with pytest.raises(InputError, match="lenet5"):
+        search_space.parse(tiny, {"model.name": "mlp,lenet5"})
+    assert parse("data.image-size", "2,28", dataclasses.replace(EXPERIMENT)).choices == (2, 28)
+
+
 def test_by_default_rate_and_decay_vary_by_a_factor_of_100_around_the_experiments_own():
     space = search_space.default(dataclasses.replace(EXPERIMENT, optimizer=OptimizerConfig(weight_decay=0.01)))
     assert space == {

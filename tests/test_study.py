@@ -1,4 +1,4 @@
-"""Studies: every arm from every seed, resumed run by run; the table, the arrays, and what is refused."""
+"""Studies: every arm from every seed, stopped and continued; the table, the arrays, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import re
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from scipy import stats
 
-from jaxcnn import catalog, cli, data, models
+from jaxcnn import catalog, cli, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.study import Study
@@ -39,6 +40,15 @@ def arm(rule: str = "sgd", rate: float = 0.1, epochs: int = 2) -> Experiment:
 def small(**arms: Experiment) -> Study:
     arms = arms or {"plain": arm(), "with momentum": arm("momentum", 0.05)}
     return Study("small", "Which is lower?", "Nobody 1999.", arms, arms, "Two epochs.", seeds=(0, 5))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Of several, all would be compiled for in every run."""
+    with pytest.MonkeyPatch.context() as patch:
+        one = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda: one)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -145,33 +155,11 @@ def test_one_seed_has_no_interval(trained, tmp_path):
     assert row.held_out_top1.mean == records(trained, "plain", 5, "test")[-1]["top1"]
     assert np.isnan([row.held_out_top1.low, row.held_out_top1.high]).all()
     assert "±" not in study_results.markdown_table([row], "test")
-    page = study_results.write(small(), tmp_path, "quick", arms, (5,))[2].read_text()
-    assert "Of the one seed 5;" in page
-
-
-def test_a_study_that_is_killed_between_two_runs_goes_on_with_the_third(trained, tmp_path, calls, monkeypatch):
-    with monkeypatch.context() as patch:
-        honest, begun = loop.train, []
-
-        def train(experiment, directory, **options):
-            begun.append(directory)
-            if len(begun) == 3:
-                raise KeyboardInterrupt
-            return honest(experiment, directory, **options)
-
-        patch.setattr(loop, "train", train)
-        with pytest.raises(KeyboardInterrupt):
-            study.train(small(), tmp_path)
-    done = metrics(tmp_path)
-    assert len(done) == len(calls) == 2
-    with pytest.raises(CheckpointError, match="seed-5 has not ended"):
-        study_results.collect(small(), tmp_path, scale="quick")
-    assert study.train(small(), tmp_path)
-    assert [path.relative_to(tmp_path) for path in calls[2:]] == [Path("plain/seed-5"), Path("with momentum/seed-5")]
-    assert metrics(tmp_path) == metrics(trained)
-    assert done.items() <= metrics(tmp_path).items()
-    assert study.train(small(), tmp_path)
-    assert len(calls) == 4
+    files = study_results.write(small(), tmp_path, "quick", arms, (5,))
+    assert "Of the one seed 5;" in files[2].read_text()
+    assert {file.stem for file in files} == {"small-seeds-5"}
+    assert study_results.file_name(small(), (5, 0)) == "small"
+    assert study_results.file_name(small(), (7, 5, 0)) == "small-seeds-0-5-7"
 
 
 class Signalling(io.StringIO):
@@ -187,17 +175,24 @@ class Signalling(io.StringIO):
         return super().write(written)
 
 
-@pytest.mark.parametrize(("text", "begun"), [("epoch 1/2", 1), ("run 2 of 4", 2)])
-def test_sigterm_saves_and_the_same_call_continues(trained, tmp_path, calls, text, begun):
+def test_sigterm_saves_and_the_same_call_continues(trained, tmp_path, calls):
     handler = signal.getsignal(signal.SIGTERM)
-    assert not study.train(small(), tmp_path, console=Console(file=Signalling(text), width=200))
-    assert signal.getsignal(signal.SIGTERM) is handler
-    assert len(calls) == begun
-    first = small(plain=arm(), **{"with momentum": arm("momentum", 0.05)})
-    assert study.train(first, tmp_path, seeds=(0,))
-    assert [path.name for path in calls] == ["seed-0"] * len(calls)
+    # In the first run, which is then continued; and between two, where the second must not be trained to its end.
+    for text, begun in (("epoch 1/2", 1), ("run 2 of 2", 3)):
+        stopped = Console(file=Signalling(text), width=200)
+        assert not study.train(small(), tmp_path, seeds=(0,), console=stopped)
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert len(calls) == begun
+        assert 0 < saved(calls[-1]) < 16
+    assert study.train(small(), tmp_path, seeds=(0,))
+    assert [path.parent.name for path in calls] == ["plain", "plain", "with momentum", "with momentum"]
     assert metrics(tmp_path).items() <= metrics(trained).items()
     assert len(metrics(tmp_path)) == 2
+
+
+def saved(directory: Path) -> int:
+    """The step of a run's newest checkpoint."""
+    return max(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def test_an_arm_that_diverges_is_said_and_the_others_go_on(tmp_path, calls):
@@ -350,7 +345,11 @@ def test_one_command_trains_and_draws(trained, tmp_path, monkeypatch, capsys, ca
     )
     for ending in ("npz", "csv", "md", "tex", "png", "pdf"):
         assert (trained / f"small.{ending}").stat().st_size > 100
+    before = {path.name: path.read_bytes() for path in trained.glob("small.*")}
     status, out, _ = invoke(capsys, "study", "small.py", "--run", str(trained), "--seeds", "5")
+    assert {path.name: path.read_bytes() for path in trained.glob("small.*")} == before
+    assert {path.name for path in trained.glob("small-*")} == {name.replace(".", "-seeds-5.") for name in before}
+    assert len(before) == 6
     assert re.fullmatch(r"\| arm +\| seeds \| +training loss \| +test loss \| +test accuracy \|", out.splitlines()[0])
     status, _, err = invoke(capsys, "study", "small.py", "--run", str(trained), "--seeds", "5", "5")
     assert (status, "seeds are (5, 5)" in err) == (2, True)
@@ -405,4 +404,4 @@ def test_every_study_says_what_it_asks_and_names_what_exists(name):
     for experiment in (*chosen.quick.values(), *chosen.paper.values()):
         assert experiment.model.name in models.names()
         assert set(experiment.model.options) <= set(models.options(experiment.model.name))
-        assert experiment.data.dataset in data.names()
+        assert re.fullmatch(r"\w+(/[\w.-]+)?", experiment.data.dataset)  # any that TFDS knows will do

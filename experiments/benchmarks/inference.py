@@ -9,6 +9,7 @@ alike. Needs PyTorch and torchvision.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
-from race import Steps, race
+from race import Steps, race, require_rounds
 
 import jaxcnn.models
 import jaxcnn.state
+from jaxcnn.cli.terminal import exit_status
 from jaxcnn.layers.convolution import compiler_options
 
 NETWORKS = ("alexnet", "vgg16", "resnet50", "densenet121", "squeezenet1_0", "mobilenet_v2")
@@ -77,6 +79,7 @@ def main(
       seconds: duration of one implementation's share of a round.
       rounds: how often all implementations take their turn.
     """
+    require_rounds(rounds)
     models = torchvision_models()
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, PyTorch {torch.__version__}, 224x224, float32, images/s\n")
@@ -97,4 +100,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(exit_status(lambda: tyro.cli(main)))

@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
+from jaxcnn.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,6 +37,16 @@ class Outcome:
     loss: float
     step: float = 0.0
     outside: tuple[float, ...] = ()
+
+
+def require_rounds(rounds: int) -> None:
+    """Refuses a race without a round.
+
+    Raises:
+      InputError: there would be nothing to show.
+    """
+    if rounds < 1:
+        raise InputError(f"rounds is {rounds}; expected at least 1")
 
 
 def in_turn(turns: Mapping[str, Callable[[], _T]], rounds: int) -> dict[str, list[_T]]:

@@ -8,8 +8,9 @@ alike. Then the share of jaxcnn's time that is not spent in the compiled step. W
 in bfloat16, in images per second and as a share of the chip's measured bfloat16 matrix rate.
 
 Every turn is a process of its own that trains the experiment from its beginning, and all implementations take their
-turn in every round, so that a slow spell of the machine meets all of them alike. Images, batch size, rule, records
-and the allocator's settings are the same on both sides; PyTorch draws its own first parameters and its own order.
+turn in every round, so that a slow spell of the machine meets all of them alike. Images, batch size, rule and records
+are the same on both sides; PyTorch draws its own first parameters and its own order. The allocator's settings are part
+of jaxcnn: PyTorch runs with those that a process has.
 PyTorch's rows need PyTorch; its compiled rows a C++ compiler (on a GPU, Triton).
 """
 
@@ -20,17 +21,19 @@ import importlib.util
 import io
 import itertools
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from race import Outcome, apart, in_turn
+from race import Outcome, apart, in_turn, require_rounds
 
 from jaxcnn.allocator import keep_freed_memory
+from jaxcnn.cli.terminal import exit_status
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, OptimizerConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -127,14 +130,30 @@ def train_jaxcnn(experiment: Experiment) -> Outcome:
         rate = diagnostics.read_timing(directory)[1]
         timing = run.Metrics(directory / "timing.jsonl").read()
         losses = [record["loss"] for record in run.metrics(directory).read() if record["split"] == "train"]
-    outside = []
-    for number, step in enumerate(alone):
-        records = [record for record in timing if (record["step"] - 1) // epoch == number]
+    outside = outside_step(timing, alone, epoch, experiment.data.batch_size)
+    return Outcome(rate, float(np.mean(losses[-3:])), float(np.median(alone)), outside)
+
+
+def outside_step(
+    timing: Sequence[Mapping[str, Any]], alone: Sequence[float], steps_per_epoch: int, batch_size: int
+) -> tuple[float, ...]:
+    """The share of the loop's time that was not spent in the compiled step, 1 - steps * step / seconds, of each epoch.
+
+    Args:
+      timing: the records of timing.jsonl.
+      alone: seconds of the compiled step by itself, measured after every epoch.
+      steps_per_epoch: optimisation steps of an epoch.
+      batch_size: images of a step.
+    """
+    shares = []
+    for number, after in enumerate(alone):
+        records = [record for record in timing if (record["step"] - 1) // steps_per_epoch == number]
         seconds = sum(r["seconds"].get(part, 0.0) for r in records for part in ("data", "step", "other"))
-        steps = sum(record["images"] for record in records) / experiment.data.batch_size
+        steps = sum(record["images"] for record in records) / batch_size
         # The machine drifts, so the step counts as it was before the epoch and after it (before the first it was not).
-        outside.append(1 - steps * (alone[max(number - 1, 0)] + step) / 2 / seconds)
-    return Outcome(rate, float(np.mean(losses[-3:])), float(np.median(alone)), tuple(outside))
+        step = (alone[max(number - 1, 0)] + after) / 2
+        shares.append(1 - steps * step / seconds)
+    return tuple(shares)
 
 
 # ---- PyTorch
@@ -155,8 +174,7 @@ def write_images(experiment: Experiment, file: Path) -> None:
 
 
 def train_torch(experiment: Experiment, file: Path, channels_last: bool, compiled: bool) -> Outcome | str:
-    """What `torch_loop.train` gives, in a process with jaxcnn's allocator settings."""
-    keep_freed_memory()
+    """What `torch_loop.train` gives; PyTorch is first imported here, in the process of this turn."""
     import torch_loop
 
     return torch_loop.train(experiment, file, channels_last=channels_last, compiled=compiled)
@@ -296,6 +314,7 @@ def main(
       networks: those of the experiments that are run.
       rounds: how often all implementations take their turn.
     """
+    require_rounds(rounds)
     print(f"jax {version('jax')}, {os.cpu_count()} CPU cores, float32, images/s")
     if not importlib.util.find_spec("torch"):
         print("PyTorch is not installed: its rows are left out.")
@@ -308,4 +327,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(exit_status(lambda: tyro.cli(main)))

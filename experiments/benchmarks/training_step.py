@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import sys
 from typing import Any
 
 import flax.linen as nn
@@ -19,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from race import Steps, race
+from race import Steps, race, require_rounds
 
 import jaxcnn.models
+from jaxcnn.cli.terminal import exit_status
 from jaxcnn.layers.convolution import compiler_options
 
 BATCH, LEARNING_RATE, MOMENTUM = 128, 0.1, 0.9
@@ -159,6 +161,7 @@ def main(seconds: float = 2.0, rounds: int = 7) -> None:
       seconds: duration of one implementation's share of a round.
       rounds: how often all implementations take their turn.
     """
+    require_rounds(rounds)
     has_torch = importlib.util.find_spec("torch") is not None
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, batch {BATCH}, float32, images/s")
     if not has_torch:
@@ -180,4 +183,4 @@ def main(seconds: float = 2.0, rounds: int = 7) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(exit_status(lambda: tyro.cli(main)))

@@ -74,7 +74,10 @@ def search(arguments: Sequence[str]) -> None:
                 "run": result.run,
                 "top1": best and best.top1[-1],
                 "parameters": best and best.parameters,
-                "trials": {state: states.count(state) for state in ("complete", "pruned", "diverged", "running")},
+                "trials": {
+                    state: states.count(state) for state in ("complete", "pruned", "diverged", "refused", "running")
+                },
+                "finished": result.finished,
             }
         )
     else:

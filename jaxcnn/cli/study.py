@@ -28,7 +28,7 @@ def study(arguments: Sequence[str]) -> None:
           study: Name of a study, or a file that defines one; `jaxcnn studies` lists them.
           scale: How much is trained, minutes on two cores or as in the source.
           run: Directory, created or continued; by default runs/STUDY-SCALE.
-          seeds: Seeds in place of the study's own.
+          seeds: Seeds in place of the study's own; the files' names then say which.
           data: Where the images lie.
           json: Print the result as one JSON object on standard output.
         """
@@ -58,7 +58,7 @@ def study(arguments: Sequence[str]) -> None:
         diverged = [name for name, arm in arms.items() if arm.diverged]
         figure = study_figure.learning_curves(**bands, split=split, diverged=diverged)
         files = results.write(chosen, directory, scale, arms, seeds)
-        files += style.save(figure, f"{directory}/{chosen.name}")
+        files += style.save(figure, f"{directory}/{results.file_name(chosen, seeds)}")
     if as_json:
         rows = [dataclasses.asdict(row) for row in table]
         print_json({"study": chosen.name, "scale": scale, "run": directory, "finished": finished, "arms": rows})

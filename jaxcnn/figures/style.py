@@ -123,9 +123,10 @@ def text_width(text: str, size: float = SMALL) -> float:
     return 1.03 * text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]
 
 
-def number(value: float, _: object = None) -> str:
-    """Three digits at most, with a proper minus sign; also a tick formatter."""
-    return f"{value:.3g}".replace("-", "−")  # noqa: RUF001
+def number(value: float, _: object = None, *, digits: int = 3) -> str:
+    """So many digits at most, all of a whole number below 10,000, with a proper minus sign; also a tick formatter."""
+    whole = abs(value) < 10_000 and float(value).is_integer()
+    return (f"{value:.0f}" if whole else f"{value:.{digits}g}").replace("-", "−")  # noqa: RUF001
 
 
 def shorten(text: str, width: float, size: float = SMALL) -> str:

@@ -48,7 +48,7 @@ class Result:
     finished: bool
 
 
-def _located(experiment: Experiment) -> Experiment:
+def located(experiment: Experiment) -> Experiment:
     """The experiment with absolute paths, so that its run can be continued and evaluated from anywhere."""
 
     def absolute(path: str | None) -> str | None:
@@ -68,7 +68,7 @@ def _nowhere(experiment: Experiment) -> Experiment:
     )
 
 
-def _require_updates(experiment: Experiment, examples: int, total_steps: int) -> None:
+def require_updates(experiment: Experiment, examples: int, total_steps: int) -> None:
     """Refuses a full batch that leaves examples out, and a run that ends before its first update."""
     if experiment.optimizer.name == "gd":
         optimizers.require_full_batches(examples, experiment.data.batch_size)
@@ -115,7 +115,7 @@ def train(
         the experiment allows; a checkpoint cannot be written; another process has gone.
     """
     began = time.perf_counter()
-    experiment = _located(experiment)
+    experiment = located(experiment)
     if console is None or not cluster.first():
         console = Console(quiet=True)
     told = 0
@@ -167,7 +167,7 @@ def _train(
     model = models.from_spec(spec, axis_name=AXIS)
     rates = schedules.schedule(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.create(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    _require_updates(experiment, len(training), total_steps)
+    require_updates(experiment, len(training), total_steps)
     state = start.initial(experiment, model, spec, optimizer)
     if not cluster.tell(lambda: has_checkpoints(directory)):
         # Like the images, refused before anything is written; the journal hands it on.

@@ -12,7 +12,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution, distribution_to_json
@@ -28,17 +28,19 @@ from rich.console import Console
 
 from jaxcnn import config
 from jaxcnn.config import Experiment, Option
-from jaxcnn.errors import CheckpointError, InputError, JaxcnnError, RunError
+from jaxcnn.data import open_split
+from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.train.evaluate import Evaluation
 from jaxcnn.train.loop import train
 from jaxcnn.train.recovery import Diverged
 from jaxcnn.train.search_space import Space, apply, own
+from jaxcnn.train.search_storage import connect, failures, first_line, shown
 
 VALIDATION = 0.1
 """Share of the training images that trials are scored on, where the experiment holds out none."""
 
 _SEARCH, _DATABASE = "search.json", "search.db"
-_PATIENCE = 10.0  # seconds for a server to answer
+_RANDOM = 10  # trials after the first one
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,18 @@ class Trial:
 
     Attributes:
       number: from 0, as in the name of its directory.
-      state: "complete", "pruned" (ended early), "diverged", or "running" (in another process, or stopped).
+      state: "complete", "pruned" (ended early), "diverged", "refused" (its settings cannot be trained), or "running"
+        (in another process, or stopped).
       parameters: the settings that the search chose, by dotted name.
       top1: accuracy on the held-out images after each epoch so far, in [0, 1].
+      refusal: the sentence that says why, or "".
     """
 
     number: int
-    state: Literal["complete", "pruned", "diverged", "running"]
+    state: Literal["complete", "pruned", "diverged", "refused", "running"]
     parameters: Mapping[str, Option]
     top1: tuple[float, ...]
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,16 @@ def search(
     Trial 0 has the experiment's own settings, where they lie in the space; ten more are random, and then the
     tree-structured Parzen estimator chooses. A trial ends early when its best accuracy so far is below the median of
     the complete trials at the same epoch, once there are five and warm-up is over. (Hyperband, the alternative, needs
-    several times as many trials to fill its brackets.) Trial n's choices depend on the experiment's seed, n and the
-    trials before it alone, so a search that one process does repeats, and is the same however often it was killed.
+    several times as many trials to fill its brackets.) A trial whose settings cannot be trained, for which the images
+    are too few or the memory too small, is refused, and the search goes on. Trial n's choices depend on the
+    experiment's seed, n and the trials before it alone, so a search that one process does repeats, and is the same
+    however often it was killed.
 
     Args:
       experiment: what to search around; if it holds out no images, trials hold out a tenth of the training images.
       space: the settings to vary.
       directory: of the search; created if absent, continued if it holds this search. Several processes may share it.
-      trials: complete, ended early, diverged and running ones together.
+      trials: in all, whatever became of them.
       storage: where Optuna keeps the study if not in the directory: a database (postgresql://, mysql://, sqlite://) or
         Optuna's own server (grpc://HOST:PORT); the study has the directory's name.
       console: where a line for each trial is written; None is silent.
@@ -108,8 +115,8 @@ def search(
       All trials of the search, and the best.
 
     Raises:
-      InputError: the storage cannot be opened, or an experiment of the space cannot be run.
-      CheckpointError: the directory or the storage's study of that name holds something else.
+      InputError: the storage cannot be opened, or the experiment's own settings or images cannot be used.
+      CheckpointError: the directory or the storage's study of that name holds something else, or a trial is damaged.
       RunError: a run or the storage fails; the same call continues. A trial that diverges is not a failure.
 
     References: Akiba, Sano, Yanase, Ohta & Koyama, Optuna: a next-generation hyperparameter optimization framework,
@@ -130,11 +137,12 @@ def search(
     described = {
         "experiment": config.to_json(tried),
         "space": {name: json.loads(distribution_to_json(varied)) for name, varied in space.items()},
+        "shared": storage is not None,
     }
     _claim_directory(directory, described)
     searching = _Searching(tried, space, directory, trials, console)
     finished = True
-    with _failures(storage):
+    with failures(shown(storage) if storage else _DATABASE):
         with searching.locked():
             study = _study(directory, storage, described, math.ceil(experiment.optimizer.warmup_epochs))
         while finished and (claimed := searching.claim(study, shared=storage is None)) is not None:
@@ -205,12 +213,17 @@ class _Searching:
     def _suggest(self, study: optuna.Study, trial: optuna.Trial) -> None:
         """Chooses the trial's settings; those that were chosen before a kill stay."""
         seed = np.random.SeedSequence([self.experiment.training.seed, trial.number]).generate_state(1)
-        study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]))
+        sampler = optuna.samplers.TPESampler(seed=int(seed[0]), n_startup_trials=1 + _RANDOM)
+        # All are drawn before the first is written down, so that a kill in between changes none of them.
+        frozen = _frozen(study, trial.number)
+        drawn = sampler.sample_relative(study, frozen, sampler.infer_relative_search_space(study, frozen))
+        for name, varied in self.space.items():
+            if name not in drawn:
+                drawn[name] = sampler.sample_independent(study, frozen, name, varied)
         first = own(self.experiment, self.space) if trial.number == 0 else None
-        if first is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.sampler = optuna.samplers.PartialFixedSampler(first, study.sampler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.PartialFixedSampler(first or drawn, sampler)
         for name, varied in self.space.items():
             if isinstance(varied, CategoricalDistribution):
                 trial.suggest_categorical(name, varied.choices)
@@ -229,7 +242,7 @@ class _Searching:
                 if epoch not in reported:  # what was done before a kill is told again, with the same scores
                     trial.report(scores.top1, epoch)
                 status.update(f"{label}: epoch {epoch}/{epochs}  accuracy {scores.top1:.4f}")
-                if trial.should_prune():
+                if epoch < epochs and trial.should_prune():
                     raise optuna.TrialPruned
 
             reported = _frozen(study, trial.number).intermediate_values
@@ -243,11 +256,26 @@ class _Searching:
                 pass
             except Diverged as diverged:
                 trial.set_user_attr("diverged", str(diverged))
+            except CheckpointError:
+                raise
+            except (InputError, jax.errors.JaxRuntimeError) as error:
+                trial.set_user_attr("refused", self._refusal(trial.number, error))
         with self.locked():
             study.tell(trial, top1, state)
             self._lock_of(trial.number).unlink(missing_ok=True)
         self.console.print(line(_trial(_frozen(study, trial.number))), highlight=False, soft_wrap=True)
         return True
+
+    def _refusal(self, number: int, error: Exception) -> str:
+        """Why a trial cannot be trained; raises where that is not for the settings that the search chose."""
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise error
+            error = InputError(f"training does not fit in memory ({first_line(error)}); expected smaller settings")
+        open_split(self.experiment.data, "train", self.experiment.training.seed)  # the images may have gone since
+        if number == 0 and own(self.experiment, self.space) is not None:
+            raise error
+        return str(error)
 
     def _lock_of(self, number: int) -> Path:
         return self.directory / f".trial-{number:04d}.lock"
@@ -266,8 +294,9 @@ def line(trial: Trial) -> str:
     """What is said of a trial at its end."""
     chosen = "  ".join(f"{name} {_short(value)}" for name, value in trial.parameters.items())
     accuracy = f"  accuracy {trial.top1[-1]:.4f}" if trial.top1 else ""
-    epochs = f" after epoch {len(trial.top1)}" if trial.state != "complete" else ""
-    return f"trial {trial.number}  {chosen}{accuracy}  {trial.state}{epochs}"
+    epochs = f" after epoch {len(trial.top1)}" if trial.state in ("pruned", "diverged") else ""
+    refusal = f": {trial.refusal}" if trial.refusal else ""
+    return f"trial {trial.number}  {chosen}{accuracy}  {trial.state}{epochs}{refusal}"
 
 
 def _short(value: Option) -> str:
@@ -290,11 +319,15 @@ def _claim_directory(directory: Path, described: dict[str, Any]) -> None:
         os.link(partial, path)  # unlike a renaming, this replaces nothing
     partial.unlink()
     try:
-        changed = _difference(json.loads(path.read_bytes()), described)
+        before = json.loads(path.read_bytes())
+        changed, shared = _difference(before, described), before["shared"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if changed:
         raise CheckpointError(f"{directory} holds another search: {changed}; choose another --run")
+    if shared != described["shared"]:
+        where, expected = ("a shared storage", "the same --storage") if shared else (_DATABASE, "no --storage")
+        raise CheckpointError(f"{directory} holds a search that is kept in {where}; expected {expected}")
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -314,7 +347,7 @@ def _study(directory: Path, storage: str | None, described: dict[str, Any], warm
     optuna.logging.disable_default_handler()  # what it would print, a line for each trial says
     try:
         study = optuna.create_study(
-            storage=_open(storage or f"sqlite:///{directory.absolute() / _DATABASE}"),
+            storage=connect(storage or f"sqlite:///{directory.absolute() / _DATABASE}"),
             study_name=directory.absolute().name if storage else "search",
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup + 1),
@@ -323,50 +356,14 @@ def _study(directory: Path, storage: str | None, described: dict[str, Any], warm
     except InputError:
         raise
     except Exception as error:  # whatever the driver of a database raises
-        where = _shown(storage) if storage else str(directory / _DATABASE)
-        raise InputError(f"{where} cannot be opened: {_first_line(error)}") from error
+        where = shown(storage) if storage else str(directory / _DATABASE)
+        raise InputError(f"{where} cannot be opened: {first_line(error)}") from error
     if "search" not in study.user_attrs:
         study.set_user_attr("search", described)
     elif changed := _difference(study.user_attrs["search"], described):
-        where = f"the study {study.study_name} of {_shown(storage or _DATABASE)}"
+        where = f"the study {study.study_name} of {shown(storage or _DATABASE)}"
         raise CheckpointError(f"{where} is of another search: {changed}; choose a --run of another name")
     return study
-
-
-def _open(storage: str) -> optuna.storages.BaseStorage:
-    if not storage.startswith("grpc://"):
-        waiting = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite:") else {}
-        return optuna.storages.RDBStorage(storage, engine_kwargs=waiting)
-    matched = re.fullmatch(r"grpc://([^/:]+):(\d+)/?", storage)
-    if not matched:
-        raise InputError(f"storage is {storage!r}; expected grpc://HOST:PORT")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        server = optuna.storages.GrpcStorageProxy(host=matched[1], port=int(matched[2]))
-    server.wait_server_ready(timeout=_PATIENCE)
-    return server
-
-
-@contextmanager
-def _failures(storage: str | None) -> Iterator[None]:
-    """A storage that fails halfway ends the search as a failed run does."""
-    try:
-        yield
-    except JaxcnnError:
-        raise
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("optuna", "sqlalchemy", "grpc"):
-            raise
-        where = _shown(storage) if storage else _DATABASE
-        raise RunError(f"{where} has failed: {_first_line(error)}; the same command continues") from error
-
-
-def _shown(storage: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", storage)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _counted(study: optuna.Study) -> list[FrozenTrial]:
@@ -380,6 +377,9 @@ def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
 
 def _trial(frozen: FrozenTrial) -> Trial:
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
-    state = "diverged" if "diverged" in frozen.user_attrs else states[frozen.state]
+    state = states[frozen.state]
+    if state == "pruned":  # which Optuna's sampler learns from, as from no other end without a score
+        state = next((end for end in ("diverged", "refused") if end in frozen.user_attrs), state)
     top1 = tuple(frozen.intermediate_values[epoch] for epoch in sorted(frozen.intermediate_values))
-    return Trial(frozen.number, state, frozen.params, top1)  # type: ignore[arg-type]
+    refusal = frozen.user_attrs["refused"] if state == "refused" else ""
+    return Trial(frozen.number, state, frozen.params, top1, refusal)  # type: ignore[arg-type]

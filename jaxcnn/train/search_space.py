@@ -55,7 +55,12 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
     Raises:
       InputError: no such setting, one that cannot be varied, or a value that the setting or the network refuses.
     """
-    texts = {name.replace("-", "_"): text for name, text in varied.items()}
+    texts: dict[str, str] = {}
+    for spelling, text in varied.items():
+        name = spelling.replace("-", "_")
+        if name in texts:
+            raise InputError(f"{name} varies over {texts[name]!r} and over {text!r}; expected one of them")
+        texts[name] = text
     networks = texts.get("model.name", experiment.model.name).split(",")
     kinds = _kinds(experiment, networks[0])
     space: dict[str, Distribution] = {}
@@ -70,7 +75,7 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
         for name, distribution in space.items():
             for value in _ends(distribution):
                 chosen = apply(experiment, {"model.name": network, name: value})
-                if name.startswith("model."):
+                if name.startswith("model.") or name == "data.image_size":
                     _require_traceable(chosen)
     return space
 
@@ -123,7 +128,9 @@ def _require_traceable(experiment: Experiment) -> None:
     """Refuses what the network would refuse only when its trial begins, hours later perhaps."""
     name = experiment.model.name
     model = models.create(name, **experiment.model.options)
-    images = jax.ShapeDtypeStruct((1, *models.facts(name).input_shape), jnp.float32)
+    height, width, channels = models.facts(name).input_shape
+    size = experiment.data.image_size
+    images = jax.ShapeDtypeStruct((1, size or height, size or width, channels), jnp.float32)
     jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
 
 

@@ -6,17 +6,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
+from jax import ShapeDtypeStruct
 from rich.console import Console
 
-from jaxcnn import config
+from jaxcnn import config, models
 from jaxcnn.config import Experiment
-from jaxcnn.errors import CheckpointError
+from jaxcnn.data import open_split, pipeline, plan
+from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.run import Metrics
 from jaxcnn.study import Scale, Study, require_seeds
-from jaxcnn.train import loop
+from jaxcnn.train import loop, optimizers, start
 from jaxcnn.train.cluster import termination_requested
+from jaxcnn.train.parallel import map_train_step
 from jaxcnn.train.recovery import Diverged
+from jaxcnn.train.step import AXIS, make_train_step
 
 _STUDY = "study.json"
 
@@ -32,7 +39,8 @@ def train(
 ) -> bool:
     """Trains every arm from every seed in the run directory ARM/seed-N; what has ended is not trained again.
 
-    A run that diverges is left as it is, with no lower learning rate, and the study goes on.
+    Arms that have no run yet are checked before anything is trained or written. A run that diverges is left as it is,
+    with no lower learning rate, and the study goes on.
 
     Args:
       study: the arms.
@@ -53,6 +61,13 @@ def train(
     directory, console = Path(directory), console or Console(quiet=True)
     seeds = study.seeds if seeds is None else tuple(seeds)
     require_seeds(seeds)
+    _require_own(study, directory, scale)
+    for arm, experiment in study.arms(scale).items():
+        if not _begun(directory, arm):
+            try:
+                _require_trainable(_with_seed(experiment, seeds[0], data_directory))
+            except InputError as error:
+                raise InputError(f"arm {arm!r} cannot be trained: {error}") from error
     _claim(study, directory, scale)
     # Seed by seed, so that all arms can be compared from early on.
     planned = [(arm, seed) for seed in seeds for arm in study.arms(scale)]
@@ -95,8 +110,42 @@ def _with_seed(experiment: Experiment, seed: int, data_directory: str | None) ->
     return replace(experiment, training=training, data=data)
 
 
-def _claim(study: Study, directory: Path, scale: Scale) -> None:
-    """Writes what the directory holds, if it is new; refuses one that holds something else."""
+def _require_trainable(experiment: Experiment) -> None:
+    """Refuses what training would refuse, when its turn comes, hours later perhaps; it computes nothing."""
+    experiment = loop.located(experiment)
+    data, devices, seed = experiment.data, jax.devices(), experiment.training.seed
+    training, _ = (open_split(data, split, seed) for split in ("train", "validation" if data.validation else "test"))
+    share = pipeline.require_divisible(data.batch_size, devices) // len(devices)
+    steps_per_epoch = plan.steps_per_epoch(len(training), data.batch_size)
+    total_steps = experiment.training.epochs * steps_per_epoch
+    loop.require_updates(experiment, len(training), total_steps)
+    images, labels = training.read(np.array([0]))
+
+    network = experiment.model
+    if network.mean is None and network.weights is None:  # measuring them takes time, and no network refuses them
+        channels = images.shape[-1]
+        network = replace(network, mean=(0.5,) * channels, std=(1.0,) * channels)
+    spec = start.resolve(replace(experiment, model=network), training)
+    model = models.from_spec(spec, axis_name=AXIS)
+    optimizer = optimizers.create(experiment.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    state = jax.eval_shape(lambda: start.initial(experiment, model, spec, optimizer))
+    start.from_weights(experiment, spec, state)  # shapes are all that it compares
+    if experiment.optimizer.ema is not None:
+        state = state.replace(ema_params=state.params)
+
+    def of(shape: tuple[int, ...], kind: Any) -> Any:
+        return ShapeDtypeStruct((len(devices), share, *shape), kind)
+
+    batch = pipeline.Batch(of(images.shape[1:], np.uint8), of(labels.shape[1:], np.int32), of((), bool))
+    jax.eval_shape(map_train_step(make_train_step(model, optimizer, experiment), devices), state, batch)
+
+
+def _begun(directory: Path, arm: str) -> bool:
+    return (directory / arm).exists()
+
+
+def _require_own(study: Study, directory: Path, scale: Scale) -> None:
+    """Refuses a directory that holds something else than this study."""
     file = directory / _STUDY
     try:
         # A process killed while it wrote the file leaves a part of it, under the other name.
@@ -110,14 +159,18 @@ def _claim(study: Study, directory: Path, scale: Scale) -> None:
         _require_same(file, study, scale)
     elif foreign:
         raise CheckpointError(f"{directory} is no study's; expected a new or empty directory as --run, or this study's")
+
+
+def _claim(study: Study, directory: Path, scale: Scale) -> None:
+    """Writes what the directory holds."""
     directory.mkdir(parents=True, exist_ok=True)
     arms = {name: config.to_json(experiment) for name, experiment in study.arms(scale).items()}
     value = {"name": study.name, "question": study.question, "source": study.source, "scale": scale, "arms": arms}
-    write_file(file, (json.dumps(value, indent=2) + "\n").encode())
+    write_file(directory / _STUDY, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def _require_same(file: Path, study: Study, scale: Scale) -> None:
-    """Refuses a study whose runs are not those of the directory; new arms may come in."""
+    """Refuses a study whose runs are not those of the directory; arms that have no run may come, change and go."""
     try:
         before = json.loads(file.read_bytes())
         name, arms = before["name"], before["arms"]
@@ -127,6 +180,8 @@ def _require_same(file: Path, study: Study, scale: Scale) -> None:
     now = study.arms(scale)
     changes = [f"its name was {name!r} and is now {study.name!r}"] if name != study.name else []
     for arm, experiment in held.items():
+        if not _begun(file.parent, arm):
+            continue
         changed = config.difference(experiment, now[arm]) if arm in now else "no longer there"
         changes += [f"arm {arm!r}: {changed}"] if changed else []
     if changes:

@@ -189,10 +189,16 @@ def rows(arms: Mapping[str, Arm], seeds: Sequence[int]) -> list[Row]:
     return table
 
 
+def file_name(study: Study, seeds: Sequence[int]) -> str:
+    """The study's, without ending; of other seeds than its own "STUDY-seeds-0-5", so that no view replaces another."""
+    own = sorted(seeds) == sorted(study.seeds)
+    return study.name if own else f"{study.name}-seeds-{'-'.join(map(str, sorted(seeds)))}"
+
+
 def write(
     study: Study, directory: str | Path, scale: Scale, arms: Mapping[str, Arm], seeds: Sequence[int]
 ) -> list[Path]:
-    """Writes the arrays (.npz) and the table (.csv, .md, .tex), named after the study, into its directory.
+    """Writes the arrays (.npz) and the table (.csv, .md, .tex), named by `file_name`, into the study's directory.
 
     The arrays of arm A are named A/train/loss, A/test/top1 and so on, [seeds, records]; `steps` and `epochs` [records].
 
@@ -212,7 +218,7 @@ def write(
         "md": _page(study, table, split, seeds).encode(),
         "tex": latex_table(table, split).encode(),
     }
-    files = [Path(directory) / f"{study.name}.{ending}" for ending in contents]
+    files = [Path(directory) / f"{file_name(study, seeds)}.{ending}" for ending in contents]
     for file, content in zip(files, contents.values(), strict=True):
         write_file(file, content)
     return files
