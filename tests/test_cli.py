@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import invoke
 
 import jaxcnn
 from jaxcnn import catalog, cli, data, models
@@ -18,17 +19,6 @@ from jaxcnn.report import gallery
 
 TRAINED = '{"step": 1, "split": "train", "loss": 2.0, "top1": 0.1}\n'
 QUICK = ["--training.epochs", "1", "--data.batch-size", "160", "--model.name", "mlp", "--data.image-size", "8"]
-
-
-def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command."""
-    status = 0
-    try:
-        cli.main(arguments)
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture

@@ -152,6 +152,7 @@ def test_killing_the_first_ends_the_other_with_a_sentence(tmp_path):
     run.assert_lost(victim=0)
 
 
+@pytest.mark.slow
 def test_killing_the_second_ends_the_first_and_the_restart_continues_with_the_same_bits(pair, tmp_path):
     # Streamed by workers, which changes nothing that is computed.
     streamed = with_data(storage="stream", workers=1)
@@ -194,15 +195,6 @@ def test_processes_with_other_settings_are_refused(tmp_path):
         assert status == 2
         assert "process 1 of 2 has other settings than the first" in errors.splitlines()[-1]
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_where_no_other_comes_it_says_so(tmp_path):
-    pair = Pair(tmp_path)
-    pair.processes[1].kill()
-    status, _, errors = pair.ended(400)[0]
-    assert status == 1
-    assert "the processes did not come together within five minutes" in errors.splitlines()[-1]
 
 
 # ---- what does not need two
@@ -265,6 +257,34 @@ def test_alone_nothing_is_exchanged():
 def test_an_error_that_is_not_about_other_processes_stays_what_it_is():
     with pytest.raises(ValueError, match="Gloo"), cluster.together():
         raise ValueError("Gloo all-reduce failed")
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "sentence"),
+    [
+        ("os.abort()", 1, "the processes did not come together within five minutes"),
+        ("joined(); os.abort()", 1, "another process of the run died or cannot be reached"),
+        ("joined(); os.kill(os.getpid(), 9)", 1, "jaxcnn: ended with SIGKILL"),
+        ("os.kill(os.getpid(), 2)", 130, "jaxcnn: interrupted"),
+        ("raise InputError('no')", 2, "jaxcnn: no"),
+        ("print('done')", 0, ""),
+    ],
+)
+def test_whatever_ends_a_member_is_said_in_a_sentence(work, status, sentence):
+    script = f"""
+import os, signal
+from jaxcnn.cli.member import run_as_member
+from jaxcnn.errors import InputError
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+def work(joined):
+    {work}
+run_as_member(work)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("done\n" if status == 0 else "")
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def parameters(run: Path) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load(run)[1].params)]
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_what_the_first_compiled_and_continues_with_the_same_bits(tmp_path):
     flags = "--xla_backend_optimization_level=0"  # as in the other tests, to save time
     env = environment(tmp_path, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", XLA_FLAGS=flags)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from commands import invoke
 from PIL import Image
 
 import jaxcnn
-from jaxcnn import cli
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.data import crops, open_split
 from jaxcnn.errors import InputError
@@ -88,16 +88,6 @@ def test_copies_of_a_run_are_no_better_than_the_run(runs, tmp_path):
     shutil.copytree(runs / "mlp", tmp_path / "copy")
     result = evaluate_ensemble([runs / "mlp", tmp_path / "copy"])
     assert dataclasses.asdict(result.ensemble) == pytest.approx(dataclasses.asdict(evaluate_run(runs / "mlp")))
-
-
-def invoke(capsys, *arguments) -> tuple[object, str, str]:
-    status: object = 0
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_the_command_prints_single_against_ensemble(runs, capsys, monkeypatch):

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 
+import commands
 import jax
 import pytest
 
-from jaxcnn import cli, models
+from jaxcnn import models
 from jaxcnn import state as states
 from jaxcnn.config import ModelSpec
 from jaxcnn.interop import weights
 
 
-def invoke(capsys, *arguments):
-    status = 0
-    try:
-        cli.main(["probe", *arguments])
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+def invoke(capsys, *arguments: object) -> tuple[object, str, str]:
+    return commands.invoke(capsys, "probe", *arguments)
 
 
 @pytest.fixture
@@ -59,6 +54,7 @@ def test_a_mistake_is_one_message(capsys, lenet, arguments, says):
     assert says in err
 
 
+@pytest.mark.slow
 def test_squeezenet_s_features_tell_cifar_10_apart(capsys, real_data):
     file = str(real_data / "weights" / "squeezenet1_0_imagenet.pth")
     data = ("--dataset", "cifar10", "--data.directory", str(real_data / "tfds"), "--image-size", "96")

@@ -6,23 +6,18 @@ import dataclasses
 import json
 from pathlib import Path
 
+import commands
 import pytest
 from test_search import silent_training
 
-from jaxcnn import catalog, cli
+from jaxcnn import catalog
 from jaxcnn.errors import InputError
 from jaxcnn.train import search as searching
 from jaxcnn.train.recovery import Diverged
 
 
-def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = 0
-    try:
-        cli.main(["search", *arguments])
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+def invoke(capsys, *arguments: object) -> tuple[object, str, str]:
+    return commands.invoke(capsys, "search", *arguments)
 
 
 def test_the_command_prints_draws_and_writes_what_was_found(capsys, tmp_path, monkeypatch):

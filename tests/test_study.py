@@ -15,13 +15,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from scipy import stats
 
-from jaxcnn import catalog, cli, models
+from jaxcnn import catalog, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.study import Study
@@ -304,16 +305,6 @@ def test_seeds_that_are_none_are_refused(tmp_path, seeds):
 def test_a_study_that_is_none_is_refused(change, says):
     with pytest.raises(InputError, match=says):
         dataclasses.replace(small(), **change)
-
-
-def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = 0
-    try:
-        cli.main(arguments)
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 FILE = '''"""A small one."""

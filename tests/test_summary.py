@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from commands import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxcnn import cli, models, run
+from jaxcnn import models, run
 from jaxcnn.analysis import printed_tables, receptive_field, summary, summary_formats
 from jaxcnn.analysis.receptive_field import Reach
 from jaxcnn.config import Experiment, ModelSpec
@@ -354,16 +355,6 @@ def test_formats_say_the_same():
     assert {line.count("|") for line in body} == {12, 7}
     lines = summary_formats.text(table).splitlines()
     assert len({len(line) for line in lines[1 : len(table) + 3]}) == 1
-
-
-def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = 0
-    try:
-        cli.main(arguments)
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_the_command(capsys, tmp_path):

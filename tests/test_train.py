@@ -184,7 +184,7 @@ def wait_for_step(process, directory, step):
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
     directory = tmp_path / "killed"
     kills = 0
-    for step in (1, 9, 41, 66):
+    for step in (1, 41, 66):
         process = start(directory)
         wait_for_step(process, directory, step)
         time.sleep(0.013 * kills)  # inside steps, evaluations and saves alike
@@ -195,7 +195,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(finis
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert json.loads(output)["finished"]
-    assert kills == 4
+    assert kills == 3
     assert_same_run(finished[0], directory)
 
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import invoke
 from PIL import Image
 
 import jaxcnn
-from jaxcnn import cli, models
+from jaxcnn import models
 from jaxcnn import state as states
 from jaxcnn.config import DataConfig, ModelSpec
 from jaxcnn.data import imagenet, photographs
@@ -27,17 +28,6 @@ from jaxcnn.train.loop import train
 
 NAME = "lenet5"
 SPEC = ModelSpec(NAME, {"activation": "relu", "pooling": "max"}, 10, (32, 32, 1), (0.25,), (0.5,), tuple("0123456789"))
-
-
-def invoke(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command."""
-    status = 0
-    try:
-        cli.main(arguments)
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def make(spec: ModelSpec = SPEC, seed: int = 0):

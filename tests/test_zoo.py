@@ -49,7 +49,10 @@ EACH = [_case(name, dtype) for name in models.names() for dtype in (jnp.float32,
 def small_shape(name: str) -> tuple[int, int, int]:
     """The published input, or as much less as the network takes."""
     facts = models.facts(name)
-    side = min(facts.input_shape[0], max(facts.smallest, 32))
+    # Of 32 pixels the last stage of an ImageNet ResNet leaves one, and batch norm then has a value from each of a few
+    # pictures: after a hundred layers of that the loss is too curved for any step of reasonable length.
+    least = 64 if name.startswith(("resnet101", "resnet152", "resnet200")) else 32
+    side = min(facts.input_shape[0], max(facts.smallest, least))
     return side, side, facts.input_shape[2]
 
 
@@ -93,9 +96,7 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
 
     devices = jax.devices()[:1]
     step = map_train_step(make_train_step(model, optimizer), devices)
-    # The last of them for the deepest: where 16 pictures give batch norm 16 values a channel, the loss of 101 layers is
-    # so curved that a share of 0.0003 is already too far.
-    for share in (0.03, 0.01, 0.1, 0.001, 1e-5):
+    for share in (0.03, 0.01, 0.1, 0.001):
         start = jax.tree.map(jnp.copy, state.replace(opt_state=jnp.asarray(share, jnp.float32)))
         first, before = step(replicate(start, devices), batch)
         statistics = jax.tree.map(lambda a, b: bool((a != b).any()), first.batch_stats, state.batch_stats)
