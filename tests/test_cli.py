@@ -157,6 +157,7 @@ def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
             assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_with_diagnoses_has_their_figures_too(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK, "--training.diagnose-every", "3")[0] == 0
     status, out, _ = invoke(capsys, "figures", "runs/lenet5_digits")

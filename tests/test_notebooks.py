@@ -61,6 +61,7 @@ def kernel(tmp_path, monkeypatch) -> str:
 
 
 @each
+@pytest.mark.slow
 def test_every_cell_runs_and_pictures_are_shown(path, kernel, tmp_path):
     notebook: Any = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name=kernel).execute(cwd=str(tmp_path))

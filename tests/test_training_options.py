@@ -111,6 +111,7 @@ def test_four_batches_of_32_are_one_of_128():
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6), trained(32, 4), trained(128, 1))
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path, monkeypatch):
     whole = train(EVERYTHING, tmp_path / "whole")
 

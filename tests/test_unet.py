@@ -138,6 +138,7 @@ def disks(n, side):
     return images.clip(0, 255).astype(np.uint8)[..., None], labels.astype(np.int32)
 
 
+@pytest.mark.slow
 def test_training_finds_the_disks():
     model = models.create("unet", features=8, padding="same", dropout=0.0, mean=(0.3,), std=(0.2,), axis_name=AXIS)
     optimizer = optax.adam(1e-3)
