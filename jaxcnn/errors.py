@@ -30,6 +30,11 @@ class RunError(JaxcnnError, RuntimeError):
     """A run that began correctly could not be completed (full disk, lost data, numerical failure)."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not registered, listing the nearest registered names.
 

@@ -74,7 +74,7 @@ class Metrics:
         """
         lines = [line for line, record in self._lines() if record["step"] <= step]
         if self.path.exists():
-            _replace(self.path, b"".join(lines))
+            write_file(self.path, b"".join(lines))
 
     def read(self) -> list[dict[str, Any]]:
         """The records in order, without a last line that is not complete; none if there is no file.
@@ -306,11 +306,15 @@ def _load(path: Path) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    _replace(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a whole file such that a crash leaves the old content or the new."""
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a whole file such that a crash leaves the old content or the new, and perhaps `.NAME.tmp`.
+
+    Raises:
+      RunError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with _writing(path):
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

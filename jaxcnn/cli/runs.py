@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,16 +54,11 @@ def demo(arguments: Sequence[str]) -> None:
 
 def train(arguments: Sequence[str]) -> None:
     """Train an experiment; a run directory that exists is continued."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--distributed] [--SETTING VALUE ...]\n\n"
-            "Train an experiment; a run directory that exists is continued.\n"
-            "`jaxcnn experiments` lists the experiments, `jaxcnn train EXPERIMENT --help` the settings of one."
-        )
-        sys.exit(0 if arguments else 2)
-    name, *rest = arguments
-    if name.startswith("-"):
-        raise InputError(f"the experiment comes first: jaxcnn train EXPERIMENT {name} ...")
+    usage = (
+        "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--distributed] [--SETTING VALUE ...]\n\n"
+        "Train an experiment; a run directory that exists is continued."
+    )
+    name, rest = settings.split("train", usage, arguments)
     if "--distributed" in rest and not {"-h", "--help"} & {*rest}:
         run_as_member(lambda joined: _train(name, rest, joined))
     else:

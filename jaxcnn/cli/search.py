@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import tyro
 from jaxcnn.cli import settings
 from jaxcnn.cli.terminal import Json, console, parse_arguments, print_json
 from jaxcnn.config import Experiment
-from jaxcnn.errors import InputError, RunError
+from jaxcnn.errors import RunError
 
 if TYPE_CHECKING:
     from jaxcnn.train.search import Search
@@ -21,18 +20,13 @@ if TYPE_CHECKING:
 
 def search(arguments: Sequence[str]) -> None:
     """Search for the settings with which an experiment trains best; a search that exists is continued."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: jaxcnn search EXPERIMENT [--vary SETTING LOW:HIGH[:log|:STEP]|A,B,C ...] [--trials N] [--run DIR]\n"
-            "                     [--storage URL] [--json] [--SETTING VALUE ...]\n\n"
-            "Search for the settings with which an experiment trains best; a search that exists is continued.\n"
-            "By default it varies the learning rate and the weight decay, each over a factor of 100.\n"
-            "`jaxcnn experiments` lists the experiments, `jaxcnn search EXPERIMENT --help` the settings of one."
-        )
-        sys.exit(0 if arguments else 2)
-    name, *rest = arguments
-    if name.startswith("-"):
-        raise InputError(f"the experiment comes first: jaxcnn search EXPERIMENT {name} ...")
+    usage = (
+        "usage: jaxcnn search EXPERIMENT [--vary SETTING LOW:HIGH[:log|:STEP]|A,B,C ...] [--trials N] [--run DIR]\n"
+        "                     [--storage URL] [--json] [--SETTING VALUE ...]\n\n"
+        "Search for the settings with which an experiment trains best; a search that exists is continued.\n"
+        "By default it varies the learning rate and the weight decay, each over a factor of 100."
+    )
+    name, rest = settings.split("search", usage, arguments)
     default, description = settings.default(name, rest)
 
     def parse(

@@ -1,12 +1,30 @@
-"""The experiment that a command starts from, before its flags change it."""
+"""The experiment that a command starts from: its name, and its settings before the flags change them."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 from jaxcnn.cli.terminal import peek
 from jaxcnn.config import Experiment
+from jaxcnn.errors import InputError
+
+
+def split(command: str, usage: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The experiment, which comes first, and the arguments after it; prints the usage and exits if that was asked for.
+
+    Raises:
+      InputError: a flag comes first.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage)
+        print(f"`jaxcnn experiments` lists the experiments, `jaxcnn {command} EXPERIMENT --help` the settings of one.")
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise InputError(f"the experiment comes first: jaxcnn {command} EXPERIMENT {name} ...")
+    return name, rest
 
 
 def default(name: str, arguments: Sequence[str]) -> tuple[Experiment, str]:

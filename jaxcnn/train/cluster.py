@@ -133,9 +133,7 @@ def first_alone(compute: Callable[[], _T]) -> _T | None:
     Raises:
       JaxcnnError: `compute` did, and so it is raised in every process.
     """
-    results: list[_T] = []
-    tell(lambda: results.append(compute()))
-    return results[0] if results else None
+    return next(iter(_in_first(compute)), None)
 
 
 def in_turn(compute: Callable[[], _T]) -> _T:
@@ -144,9 +142,13 @@ def in_turn(compute: Callable[[], _T]) -> _T:
     Raises:
       JaxcnnError: `compute` did in the first process, or in this one.
     """
+    return (_in_first(compute) or [compute()])[0]
+
+
+def _in_first(compute: Callable[[], _T]) -> list[_T]:
     results: list[_T] = []
     tell(lambda: results.append(compute()))
-    return results[0] if results else compute()
+    return results
 
 
 def broadcast(tree: _Tree) -> _Tree:

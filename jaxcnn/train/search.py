@@ -29,12 +29,12 @@ from rich.console import Console
 from jaxcnn import config
 from jaxcnn.config import Experiment, Option
 from jaxcnn.data import open_split
-from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.errors import CheckpointError, InputError, first_line
 from jaxcnn.train.evaluate import Evaluation
 from jaxcnn.train.loop import train
 from jaxcnn.train.recovery import Diverged
 from jaxcnn.train.search_space import Space, apply, own
-from jaxcnn.train.search_storage import connect, failures, first_line, shown
+from jaxcnn.train.search_storage import connect, failures, shown
 
 VALIDATION = 0.1
 """Share of the training images that trials are scored on, where the experiment holds out none."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import optuna
 
-from jaxcnn.errors import InputError, JaxcnnError, RunError
+from jaxcnn.errors import InputError, JaxcnnError, RunError, first_line
 
 _PATIENCE = 10.0  # seconds for a server to answer
 
@@ -59,8 +59,3 @@ def failures(where: str) -> Iterator[None]:
 def shown(storage: str) -> str:
     """A URL without its password."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", storage)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

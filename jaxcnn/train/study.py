@@ -17,7 +17,7 @@ from jaxcnn import config, models
 from jaxcnn.config import Experiment
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import CheckpointError, InputError
-from jaxcnn.run import Metrics
+from jaxcnn.run import Metrics, write_file
 from jaxcnn.study import Scale, Study, require_seeds
 from jaxcnn.train import loop, optimizers, start
 from jaxcnn.train.cluster import termination_requested
@@ -150,7 +150,7 @@ def _require_own(study: Study, directory: Path, scale: Scale) -> None:
     try:
         # A process killed while it wrote the file leaves a part of it, under the other name.
         foreign = directory.exists() and (
-            not directory.is_dir() or {p.name for p in directory.iterdir()} - {f".{_STUDY}"}
+            not directory.is_dir() or {p.name for p in directory.iterdir()} - {f".{_STUDY}.tmp"}
         )
         known = file.exists()
     except OSError as error:
@@ -186,10 +186,3 @@ def _require_same(file: Path, study: Study, scale: Scale) -> None:
         changes += [f"arm {arm!r}: {changed}"] if changed else []
     if changes:
         raise CheckpointError(f"{file.parent} holds another study: {changes[0]}; choose another --run")
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """The whole file or nothing of it."""
-    partial = file.with_name(f".{file.name}")
-    partial.write_bytes(content)
-    partial.replace(file)

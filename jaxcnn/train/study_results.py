@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from jaxcnn.errors import CheckpointError
-from jaxcnn.run import metrics
+from jaxcnn.run import metrics, write_file
 from jaxcnn.study import Scale, Study
-from jaxcnn.train.study import outcomes, run_directory, write_file
+from jaxcnn.train.study import outcomes, run_directory
 
 CONFIDENCE = 0.95
 """Of the intervals."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxcnn.config import DataConfig
 from jaxcnn.data import images as pixels
 from jaxcnn.data.spec import TEST_SHARE, Dataset, Images, Indices, Labels, Source, StoredSplit, held_out, names
-from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.errors import InputError, first_line, unknown_name
 
 _TEST_SPLITS = ("test", "validation")
 
@@ -168,7 +168,7 @@ def _builder_on_disk(name: str, directory: str | None) -> Any | None:
         return None
     except Exception as error:  # a name TFDS cannot parse, or whatever its JSON reader raises for a damaged file
         where = directory or "the TFDS directory"
-        raise InputError(f"dataset {name!r} in {where} cannot be opened: {_first_line(error)}") from error
+        raise InputError(f"dataset {name!r} in {where} cannot be opened: {first_line(error)}") from error
 
 
 def _download(name: str, directory: str | None) -> None:
@@ -181,7 +181,7 @@ def _download(name: str, directory: str | None) -> None:
         known = {*names(), *tfds.list_builders(with_community_datasets=False)}
         raise unknown_name("dataset", name, known) from None
     except Exception as error:  # an unknown configuration or version, or a dataset whose code needs TensorFlow
-        raise InputError(f"dataset {name!r} cannot be set up: {_first_line(error)}") from error
+        raise InputError(f"dataset {name!r} cannot be set up: {first_line(error)}") from error
     _feature_keys(builder.info)
     root = str(builder.data_path).removesuffix(builder.info.full_name).rstrip("/")
     try:
@@ -189,7 +189,7 @@ def _download(name: str, directory: str | None) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, a full disk, a file to fetch by hand: TFDS passes everything on
         raise InputError(
-            f"dataset {name!r} is not in {root} and could not be downloaded ({_first_line(error)}); "
+            f"dataset {name!r} is not in {root} and could not be downloaded ({first_line(error)}); "
             f"prepare it where TensorFlow and a network are at hand: {_command(name, root)}"
         ) from error
 
@@ -203,10 +203,6 @@ def _require_network(builder: Any) -> None:
 
 def _command(name: str, directory: str) -> str:
     return f"tfds build {name} --data_dir {shlex.quote(directory)} --file_format array_record"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _listed(name: str, description: str, test_split: str | None = None) -> Dataset:
