@@ -4,7 +4,7 @@ Paper: He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2016,
 cycle as Smith & Topin, Super-convergence, 2018.
 Command: jaxcnn train resnet8_fashion_mnist
 Published: none for this depth; the paper's networks are for CIFAR-10 and begin at 20 layers.
-Result: test accuracy 0.9301 for seed 0, in 1,196 s on two CPU cores that did much other work (803 images/s).
+Result: test accuracy 0.9301 for seed 0, in 404 s on two CPU cores (2,400 images/s).
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
