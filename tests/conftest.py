@@ -47,6 +47,16 @@ def torch():
 
 
 @pytest.fixture(scope="session")
+def captum(torch):
+    """captum as an oracle of attribution; absent, the test is skipped, but never in CI."""
+    if os.environ.get("CI"):
+        import captum.attr
+
+        return captum.attr
+    return pytest.importorskip("captum.attr", reason="captum is the oracle here: pip install --no-deps captum")
+
+
+@pytest.fixture(scope="session")
 def torchvision(torch):
     """torchvision as an oracle; its models need no compiled part once the operators it registers are known by name."""
     library = torch.library.Library("torchvision", "DEF")

@@ -16,11 +16,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive
 from jax.interpreters import batching
 
 from jaxcnn.errors import InputError
+from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.layers.convolution import Conv
+from jaxcnn.layers.local_response_norm import LocalResponseNorm
+from jaxcnn.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
+from jaxcnn.layers.up_convolution import UpConv
 
 
 class Reach(NamedTuple):
@@ -68,16 +74,27 @@ class Reach(NamedTuple):
         return Reach(tuple(min(e[0], e[2]) for e in ends), tuple(max(e[1], e[3]) for e in ends), steps[0])
 
 
-def window(size: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Reach:
-    """Of a convolution or a pooling layer with `low` positions of padding before the first."""
-    return Reach((-low,), (dilation * (size - 1) - low,), stride)
+def window(size: int, stride: int = 1, low: int = 0, dilation: int = 1, spread: int = 1) -> Reach:
+    """Of a convolution or a pooling layer with `low` positions of padding before the first.
+
+    Args:
+      size: positions under the window.
+      stride: positions between two windows.
+      low: positions of padding.
+      dilation: distance between neighbours under the window.
+      spread: distance that the inputs are set apart to, with zeros between them.
+    """
+    starts = [p * stride - low for p in range(spread // math.gcd(stride, spread))]
+    return Reach(
+        tuple(-(-start // spread) for start in starts),
+        tuple((start + dilation * (size - 1)) // spread for start in starts),
+        len(starts) * stride // spread,
+    )
 
 
 def transposed(size: int, stride: int) -> Reach:
     """Of a transposed convolution: input i reaches the outputs i stride, ..., i stride + size - 1."""
-    return Reach(
-        tuple(-((size - 1 - p) // stride) for p in range(stride)), tuple(p // stride for p in range(stride)), 1
-    )
+    return window(size, low=size - 1, spread=stride)
 
 
 def adaptive(inputs: int, outputs: int) -> Reach:
@@ -93,6 +110,59 @@ def adaptive(inputs: int, outputs: int) -> Reach:
 def everything(inputs: int) -> Reach:
     """Of whatever sees all positions of its input at once."""
     return Reach((0,), (inputs - 1,), 0)
+
+
+_LAYERS = (
+    Conv,
+    UpConv,
+    nn.Dense,
+    MaxPool,
+    AveragePool,
+    AdaptiveAveragePool,
+    GlobalAveragePool,
+    BatchNorm,
+    LocalResponseNorm,
+)
+
+
+def of_layer(module: nn.Module, inputs: Sequence[Any]) -> tuple[Reach, Reach] | None:
+    """What an output of a layer sees of its input along height and width.
+
+    Args:
+      module: any module.
+      inputs: what it is called with.
+
+    Returns:
+      None if the module is not one of the layers that have a rule here, so that what it computes says it.
+    """
+    if not isinstance(module, _LAYERS):
+        return None
+    shape = inputs[0].shape
+    match module:
+        case Conv():
+            size, stride, dilation = map(_pair, (module.kernel_size, module.strides, module.kernel_dilation))
+        case MaxPool() | AveragePool():
+            size, dilation = _pair(module.window), (1, 1)
+            stride = _pair(module.window if module.strides is None else module.strides)
+        case UpConv():
+            return transposed(2, 2), transposed(2, 2)
+        case AdaptiveAveragePool():
+            outputs = _pair(module.output_size)
+            if shape[1:3] == outputs:  # it hands on a map that has its output's size
+                return None
+            return adaptive(shape[1], outputs[0]), adaptive(shape[2], outputs[1])
+        case GlobalAveragePool():
+            return everything(shape[1]), everything(shape[2])
+        case _:
+            return Reach(), Reach()
+    sides = module.padding
+    lows = (sides, sides) if isinstance(sides, int) else (sides[0][0], sides[1][0])
+    height, width = (window(*along) for along in zip(size, stride, lows, dilation, strict=True))
+    return height, width
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 class Field(NamedTuple):
@@ -154,13 +224,20 @@ _REFUSED = {"convolution", "conv_general_dilated", "dot_general", "scan", "while
 _MIXING = {"rev", "sort", "gather", "scatter", "cumsum", "cumprod", "cummax", "dynamic_slice", "dynamic_update_slice"}
 
 
-def follow(program: ClosedJaxpr, inputs: Sequence[Field | None], apply: Callable[[Any, Field], Field]) -> list[Field]:
+def follow(
+    program: ClosedJaxpr,
+    inputs: Sequence[Field | None],
+    apply: Callable[[Any, Field], Field],
+    *,
+    loose: bool = False,
+) -> list[Field]:
     """Walks through a network's computation.
 
     Args:
       program: the computation, its layers marked by `enter` and `leave`.
       inputs: the field of every input; None for what does not depend on the image.
       apply: called with every marked layer's rule and its input's field, in order of execution; gives the output's.
+      loose: whether convolutions and pooling may stand outside of the marked layers, too.
 
     Returns:
       The field of every output.
@@ -178,7 +255,9 @@ def follow(program: ClosedJaxpr, inputs: Sequence[Field | None], apply: Callable
             inner = next((parameters[key] for key in ("jaxpr", "call_jaxpr") if key in parameters), None)
             seen = [(a, _shape(v)) for a, v in zip(arguments, equation.invars, strict=True) if a is not None]
             if equation.primitive is _leave_p:
-                results = [apply(parameters["rule"], entered.pop(parameters["rule"]))]
+                # What was not entered lies inside another layer, or does not depend on the image.
+                field = entered.pop(parameters["rule"], arguments[0])
+                results = [apply(parameters["rule"], field) if isinstance(field, Field) else field]
             elif not seen:
                 continue
             elif any(a is _INSIDE for a, _ in seen):
@@ -186,6 +265,8 @@ def follow(program: ClosedJaxpr, inputs: Sequence[Field | None], apply: Callable
             elif equation.primitive is _enter_p:
                 entered[parameters["rule"]] = arguments[0]
                 results = [_INSIDE]
+            elif loose and len(seen) == 1 and isinstance(arguments[0], Field) and _slides(name):
+                results = [_slid(equation, *seen[0])]
             elif name in _REFUSED or name.startswith("reduce_window"):
                 raise InputError(f"the model computes {name} outside of its layers; expected it inside of one")
             elif inner is not None:
@@ -196,6 +277,27 @@ def follow(program: ClosedJaxpr, inputs: Sequence[Field | None], apply: Callable
         return [known.get(v) if not isinstance(v, Literal) else None for v in jaxpr.outvars]
 
     return run(program.jaxpr, inputs)
+
+
+def _slides(name: str) -> bool:
+    return name == "conv_general_dilated" or name.startswith("reduce_window")
+
+
+def _slid(equation: JaxprEqn, field: Field, shape: tuple[int, ...]) -> Field:
+    """The field of what a window gives that slides over an array."""
+    p = equation.params
+    if "dimension_numbers" in p:
+        (_, _, *before), (_, _, *kernel), (_, _, *after) = p["dimension_numbers"]
+        sizes = [_shape(equation.invars[1])[axis] for axis in kernel]
+        steps = p["window_strides"], [low for low, _ in p["padding"]], p["rhs_dilation"], p["lhs_dilation"]
+    else:
+        sizes, before, after = p["window_dimensions"], range(len(shape)), range(len(shape))
+        steps = p["window_strides"], [low for low, _ in p["padding"]], p["window_dilation"], p["base_dilation"]
+    reaches, moved = dict(zip(before, map(window, sizes, *steps), strict=True)), dict(zip(before, after, strict=True))
+    if field.axes is None or not reaches.keys() >= {*field.axes}:
+        return field.flat(shape)
+    height, width = field.axes
+    return field.seen_by((reaches[height], reaches[width]))._replace(axes=(moved[height], moved[width]))
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

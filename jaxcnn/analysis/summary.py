@@ -29,21 +29,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.analysis.receptive_field import (
-    Field,
-    Reach,
-    adaptive,
-    enter,
-    everything,
-    follow,
-    leave,
-    transposed,
-    window,
-)
-from jaxcnn.layers.batch_norm import BatchNorm
+from jaxcnn.analysis.activations import unrolled
+from jaxcnn.analysis.receptive_field import Field, Reach, enter, follow, leave, of_layer
 from jaxcnn.layers.convolution import Conv
-from jaxcnn.layers.local_response_norm import LocalResponseNorm
-from jaxcnn.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
+from jaxcnn.layers.pooling import AveragePool, MaxPool
 from jaxcnn.layers.up_convolution import UpConv
 
 Pair = tuple[int, int]
@@ -171,18 +160,14 @@ def table(
     Raises:
       InputError: the input is too small for the model, or the model mixes positions outside of its layers.
     """
-    # Blocks that are scanned or recomputed would be one row for many.
-    looped: dict[str, Any] = {
-        field.name: False for field in dataclasses.fields(model) if field.name in ("scan", "remat")
-    }
-    unrolled = model.clone(**looped)
+    single = unrolled(model)  # blocks that are scanned or recomputed would be one row for many
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: unrolled.init(key, x, train=False), key, images)
+    variables = jax.eval_shape(lambda key, x: single.init(key, x, train=False), key, images)
     params = variables.get("params", {})
 
     with nn.intercept_methods(_recorder(params)):
-        program = jax.make_jaxpr(lambda variables, x: unrolled.apply(variables, x, train=False))(variables, images)
+        program = jax.make_jaxpr(lambda variables, x: single.apply(variables, x, train=False))(variables, images)
     dtype = jnp.dtype(getattr(model, "dtype", None) or jnp.float32)
     size = math.prod(input_shape)
     image = Layer("input", "input", None, None, None, input_shape, size, size * dtype.itemsize, receptive_field=(1, 1))
@@ -278,18 +263,18 @@ def _recorder(params: Mapping[str, Any]) -> Callable[..., Any]:
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        own = {name: leaf for name, leaf in _at(params, module.path).items() if not isinstance(leaf, Mapping)}
-        # Adaptive pooling of a map that has its output's size hands it on.
-        idle = isinstance(module, AdaptiveAveragePool) and args[0].shape[1:3] == _pair(module.output_size)
-        known = isinstance(module, _LAYERS) and not idle
-        if context.method_name != "__call__" or not (own or known):
+        if context.method_name != "__call__":
             return method(*args, **kwargs)
-        if not known:  # has parameters of its own, and maybe layers: a row, but what it computes is followed
+        own = {name: leaf for name, leaf in _at(params, module.path).items() if not isinstance(leaf, Mapping)}
+        reach = of_layer(module, args)
+        if reach is None and not own:
+            return method(*args, **kwargs)
+        if reach is None:  # has parameters of its own, and maybe layers: a row, but what it computes is followed
             y = method(*args, **kwargs)
             call = _Call(_row(module, own, y, y), (Reach(), Reach()))
             return leave(enter(y, call), call)
         x, *others = args
-        call = _Call(Layer("", ""), _reach(module, x.shape))
+        call = _Call(Layer("", ""), reach)
         y = method(enter(x, call), *others, **kwargs)
         call.row = _row(module, own, x, y)
         return leave(y, call)
@@ -303,44 +288,8 @@ def _at(params: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
     return params
 
 
-_LAYERS = (
-    Conv,
-    UpConv,
-    nn.Dense,
-    MaxPool,
-    AveragePool,
-    AdaptiveAveragePool,
-    GlobalAveragePool,
-    BatchNorm,
-    LocalResponseNorm,
-)
-
-
 def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
-
-
-def _reach(module: nn.Module, shape: tuple[int, ...]) -> tuple[Reach, Reach]:
-    """What an output of the layer sees of its input, along height and width."""
-    match module:
-        case Conv():
-            size, stride, dilation = map(_pair, (module.kernel_size, module.strides, module.kernel_dilation))
-        case MaxPool() | AveragePool():
-            size, dilation = _pair(module.window), (1, 1)
-            stride = _pair(module.window if module.strides is None else module.strides)
-        case UpConv():
-            return transposed(2, 2), transposed(2, 2)
-        case AdaptiveAveragePool():
-            outputs = _pair(module.output_size)
-            return adaptive(shape[1], outputs[0]), adaptive(shape[2], outputs[1])
-        case GlobalAveragePool():
-            return everything(shape[1]), everything(shape[2])
-        case _:
-            return Reach(), Reach()
-    sides = module.padding
-    lows = (sides, sides) if isinstance(sides, int) else (sides[0][0], sides[1][0])
-    height, width = (window(*along) for along in zip(size, stride, lows, dilation, strict=True))
-    return height, width
 
 
 def _row(module: nn.Module, own: Mapping[str, Any], x: Any, y: Any) -> Layer:

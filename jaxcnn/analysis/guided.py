@@ -1,0 +1,166 @@
+"""Guided backpropagation and the deconvnet: the gradient with another backward rule for the ReLU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import JaxprEqn, Literal
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish, logits
+from jaxcnn.analysis.rewriting import rewrite
+from jaxcnn.errors import InputError
+from jaxcnn.state import State
+
+Backward = Callable[[Array, Array], Array]
+
+
+def guided_backpropagation(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, "n h w c"]:
+    """The derivative of the score that no ReLU lets pass where its input or the derivative is negative.
+
+    R_in = R_out [x > 0] [R_out > 0] at each ReLU
+
+    It draws edges well and hardly depends on what is explained: see `sanity`.
+
+    Args:
+      model: see `saliency.gradient`, as all arguments; with ReLUs, however it writes max(x, 0).
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      targets: what is explained.
+      key: unused.
+      chunk: images evaluated at once.
+
+    Returns:
+      R at the image, signed.
+
+    Raises:
+      InputError, RunError: see `saliency.gradient`; or the network has no ReLU.
+
+    Reference: Springenberg, Dosovitskiy, Brox & Riedmiller 2015, "Striving for simplicity", section 3.4.
+    """
+    return finish(rectified(ask(model, state, images, targets, key=key, chunk=chunk), _guided))
+
+
+def deconvnet(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, "n h w c"]:
+    """The projection of the score back to the image by a deconvnet: ReLUs rectify what passes backwards through them.
+
+    R_in = R_out [R_out > 0] at each ReLU; pooling returns it to where the maximum was
+
+    Args:
+      model: see `guided_backpropagation`, as all arguments.
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      targets: what is explained.
+      key: unused.
+      chunk: images evaluated at once.
+
+    Returns:
+      R at the image, signed.
+
+    Raises:
+      InputError, RunError: see `guided_backpropagation`.
+
+    Reference: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 2.1.
+    """
+    return finish(rectified(ask(model, state, images, targets, key=key, chunk=chunk), _deconvolved))
+
+
+def rectified(question: Question, backward: Backward) -> Float[Array, "n h w c"]:
+    """The derivative of the score with another backward rule for the ReLU.
+
+    Args:
+      question: what is explained.
+      backward: from a ReLU's input and the derivative of its output to that of its input.
+
+    Raises:
+      InputError: the network has no ReLU.
+    """
+    return question.map(partial(_rectified, question.network, backward, question.variables))
+
+
+def _guided(x: Array, g: Array) -> Array:
+    return jnp.where((x > 0) & (g > 0), g, 0)
+
+
+def _deconvolved(x: Array, g: Array) -> Array:
+    return jnp.maximum(g, 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _relu(backward: Backward, x: Array) -> Array:
+    return jnp.maximum(x, 0)
+
+
+_relu.defvjp(
+    lambda backward, x: (jnp.maximum(x, 0), x),
+    lambda backward, x, g: (backward(x, g),),
+)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _rectified(
+    network: tuple[nn.Module, Score],
+    backward: Backward,
+    variables: Any,
+    images: Array,
+    classes: Array | None,
+    _: Any,
+) -> Float[Array, "n h w c"]:
+    model, score = network
+    met = False
+
+    def rule(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
+        nonlocal met
+        x = rectifies(equation, operands)
+        if x is None:
+            return None
+        met = True
+        return [_relu(backward, x)]
+
+    changed = rewrite(partial(logits, model), rule)
+    derivative = jax.grad(lambda x: score(changed(variables, x), classes).sum())(images)
+    if not met:
+        raise InputError(f"{type(model).__name__} has no ReLU; expected a network with ReLUs, max(x, 0)")
+    return derivative
+
+
+def rectifies(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
+    """x, if the equation is max(x, 0); None if not."""
+    if equation.primitive is not lax.max_p:
+        return None
+    for variable, other in zip(equation.invars, reversed(operands), strict=True):
+        if isinstance(variable, Literal) and not np.any(variable.val):
+            return other
+    return None
+
+
+METHODS = {
+    "guided_backpropagation": Method(
+        guided_backpropagation, "guided backpropagation", False, "Springenberg et al. 2015"
+    ),
+    "deconvnet": Method(deconvnet, "deconvnet", False, "Zeiler & Fergus 2014"),
+}
