@@ -1,0 +1,363 @@
+"""One table over methods and measures, always with maps of random numbers, which a method must beat to say anything."""
+
+from __future__ import annotations
+
+import csv as csv_writer
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from jaxcnn.analysis import attribution, metrics
+from jaxcnn.analysis.attribution import Method, Targets, ask
+from jaxcnn.analysis.road import road
+from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.state import State
+
+RANDOM = "random map"
+"""What the baseline is called in a table."""
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: ArrayLike) -> Interval:
+    """The mean of values and Student's 95 % confidence interval for it.
+
+    mean +- t s / sqrt(n), t the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom
+
+    Args:
+      values: [n], one for each image, n at least 2.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    numbers = np.asarray(values, np.float64)
+    count = len(numbers)
+    if count < 2:
+        raise InputError(f"there are {count} images; expected at least 2, without which there is no interval")
+    mean = float(numbers.mean())
+    half = float(scipy.stats.t.ppf(0.975, count - 1) * numbers.std(ddof=1) / np.sqrt(count))
+    return Interval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The maps that a method made of images, as a measure needs them.
+
+    Attributes:
+      method: which made the maps.
+      maps: [N, H, W] or [N, H, W, C].
+      model: the network.
+      state: its state.
+      images: [N, H, W, C].
+      targets: what is explained: classes, or a function of the logits.
+      key: the same for all methods.
+      chunk: images that the network evaluates at once.
+      magnitudes: whether a pixel that speaks against what is explained is as important as one that speaks for it.
+    """
+
+    method: Method
+    maps: Array
+    model: nn.Module
+    state: State
+    images: Array
+    targets: Targets
+    key: Array
+    chunk: int
+    magnitudes: bool
+
+    @property
+    def heat(self) -> Float[Array, "n h w"]:
+        """One number for each pixel, higher = more important."""
+        heat = self.method.heat(self.maps)
+        return jnp.abs(heat) if self.magnitudes else heat
+
+    @property
+    def asked(self) -> tuple[nn.Module, State, Array]:
+        """What every method and measure takes first."""
+        return self.model, self.state, self.images
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a table measures.
+
+    Attributes:
+      function: of the subject, a number for each image, [N].
+      higher_is_better: whether a faithful map has a high one.
+      reference: the paper.
+    """
+
+    function: Callable[[Subject], Array]
+    higher_is_better: bool
+    reference: str
+
+
+MEASURES = {
+    "deletion": Measure(
+        lambda s: metrics.deletion(*s.asked, s.heat, s.targets, chunk=s.chunk).area, False, "Petsiuk et al. 2018"
+    ),
+    "insertion": Measure(
+        lambda s: metrics.insertion(*s.asked, s.heat, s.targets, chunk=s.chunk).area, True, "Petsiuk et al. 2018"
+    ),
+    "road": Measure(
+        lambda s: road(*s.asked, s.heat, s.targets, key=s.key, chunk=s.chunk).gap, True, "Rong et al. 2022"
+    ),
+    "infidelity": Measure(
+        lambda s: metrics.infidelity(*s.asked, s.maps, s.targets, key=s.key, chunk=s.chunk, normalize=True),
+        False,
+        "Yeh et al. 2019",
+    ),
+    "max_sensitivity": Measure(
+        lambda s: metrics.max_sensitivity(s.method.function, *s.asked, s.targets, key=s.key, chunk=s.chunk),
+        False,
+        "Yeh et al. 2019",
+    ),
+}
+"""Every measure by its name: the areas under the curves, ROAD's gap, and what `metrics` says of the rest."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method by one measure, over images.
+
+    Attributes:
+      method: its name; `RANDOM` for the baseline.
+      measure: its name.
+      mean: over images.
+      low: end of the mean's 95 % confidence interval.
+      high: its other end.
+      advantage: by how much the method is better than the random map on the same images, on average; negative if worse.
+      advantage_low: end of its 95 % confidence interval.
+      advantage_high: its other end.
+      n: images.
+    """
+
+    method: str
+    measure: str
+    mean: float
+    low: float
+    high: float
+    advantage: float
+    advantage_low: float
+    advantage_high: float
+    n: int
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the whole interval of the advantage is positive."""
+        return self.advantage_low > 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table; iterating gives its rows, measure by measure, the random map at each one's end.
+
+    Attributes:
+      model: its name.
+      rows: one for each measure and method.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def row(self, method: str, measure: str) -> Row:
+        """The row of a method and a measure.
+
+        Raises:
+          InputError: there is none.
+        """
+        for row in self.rows:
+            if (row.method, row.measure) == (method, measure):
+                return row
+        raise InputError(f"the table has no row of {method!r} by {measure!r}")
+
+
+def random_map(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, "n h w"]:
+    """The baseline: maps of random numbers that know nothing of the image.
+
+    Args:
+      model: unused, as all arguments but the images and the key.
+      state: unused.
+      images: [N, H, W, C].
+      targets: unused.
+      key: from which the maps are drawn; None is `jax.random.key(0)`.
+      chunk: unused.
+
+    Returns:
+      Numbers uniform in [0, 1).
+    """
+    count, *sides = np.shape(images)[:3]
+    keys = jax.random.split(jax.random.key(0) if key is None else key, count)
+    return jax.vmap(lambda key: jax.random.uniform(key, tuple(sides)))(keys)
+
+
+def compare(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    methods: Sequence[str] | Mapping[str, Method | Callable[..., Array]],
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+    measures: Sequence[str] | Mapping[str, Measure] = ("deletion", "insertion", "road"),
+    magnitudes: bool = False,
+) -> Comparison:
+    """Methods measured on the same images, with the same noise, beside maps of random numbers.
+
+    The intervals are Student's over the images (`interval`). That of the advantage over the random map is made of the
+    differences image by image, so it is narrower than the two means' intervals let expect.
+
+    Args:
+      model: a module called as `model(images, train=...)` that returns logits [N, K].
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1], at least 2.
+      methods: names among `attribution.methods()`; or methods by names of one's own, each an `attribution.Method` or a
+        function called as one. The channels of a function's maps are added up.
+      targets: what is explained; see `attribution.Targets`. None is the class predicted for each image.
+      key: of the methods, the measures and the random map; None is `jax.random.key(0)`.
+      chunk: images that the network evaluates at once, on which the result does not depend.
+      measures: names among `MEASURES`, of which infidelity and max_sensitivity take longest; or measures by names.
+      magnitudes: whether deletion, insertion and ROAD rank pixels by the magnitude of signed maps: where a map changes
+        its sign from pixel to pixel, as one made of gradients does, both signs tend to mark what is looked at.
+
+    Raises:
+      InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has the baseline's
+        name; a measure gives no number for each image; or see `metrics.deletion`.
+    """
+    chosen = {name: _method(name, methods) for name in methods} | {
+        RANDOM: Method(random_map, RANDOM, False, "the baseline")
+    }
+    measured_by = {name: _measure(name, measures) for name in measures}
+    if not methods or not measured_by or RANDOM in methods:
+        raise InputError(
+            f"methods are {list(methods)} and measures {list(measures)}; expected at least one of each, and no method "
+            f"called {RANDOM!r}, which is always there"
+        )
+    map_key, random_key, measure_key = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    question = ask(model, state, images, targets, chunk=chunk).resolved()
+    if len(question.images) < 2:
+        raise InputError(f"there is {len(question.images)} image; expected at least 2, for an interval")
+    asked = question.classes if question.score.function is None else question.score.function
+    values: dict[tuple[str, str], np.ndarray] = {}
+    for name, method in chosen.items():
+        drawn = random_key if name == RANDOM else map_key
+        maps = method.function(model, state, question.images, asked, key=drawn, chunk=chunk)
+        subject = Subject(method, maps, model, state, question.images, asked, measure_key, question.chunk, magnitudes)
+        for label, measure in measured_by.items():
+            values[label, name] = _measured(label, measure, subject)
+    rows = [
+        _row(name, label, values[label, name], values[label, RANDOM], measure.higher_is_better)
+        for label, measure in measured_by.items()
+        for name in chosen
+    ]
+    return Comparison(type(model).__name__, tuple(rows))
+
+
+def text(table: Comparison) -> str:
+    """Aligned columns, and what they mean."""
+    rows = [_HEADER, *map(_cells, table)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([_title(table), *lines, _NOTE])
+
+
+def markdown(table: Comparison) -> str:
+    """The same in Markdown."""
+    rows = [_HEADER, [":--"] * len(_HEADER), *map(_cells, table)]
+    return "\n".join([f"**{_title(table)}**", "", *("| " + " | ".join(row) + " |" for row in rows), "", _NOTE])
+
+
+def csv(table: Comparison) -> str:
+    """A line for each row under a line of names, numbers in full."""
+    lines = io.StringIO()
+    rows = [_values(row) for row in table]
+    writer = csv_writer.DictWriter(lines, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue().rstrip()
+
+
+def json(table: Comparison) -> dict[str, Any]:
+    """The table as JSON values."""
+    return {"model": table.model, "rows": [_values(row) for row in table]}
+
+
+_HEADER = ("measure", "method", "mean", "95 % interval", "better than random by", "95 % interval", "beats random")
+_NOTE = (
+    "Intervals are Student's over the images; the advantage is taken image by image, and beats random if all of its "
+    "interval is above 0."
+)
+
+
+def _title(table: Comparison) -> str:
+    return f"{table.model}, {table.rows[0].n} images"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    mean, low, high = (f"{x:.4g}" for x in (row.mean, row.low, row.high))
+    if row.method == RANDOM:
+        return row.measure, row.method, mean, f"{low} to {high}", "", "", ""
+    advantage, least, most = (f"{x:+.4g}" for x in (row.advantage, row.advantage_low, row.advantage_high))
+    verdict = "yes" if row.beats_random else "no"
+    return row.measure, row.method, mean, f"{low} to {high}", advantage, f"{least} to {most}", verdict
+
+
+def _values(row: Row) -> dict[str, Any]:
+    return dataclasses.asdict(row) | {"beats_random": row.beats_random}
+
+
+def _method(name: str, methods: Sequence[str] | Mapping[str, Method | Callable[..., Array]]) -> Method:
+    if not isinstance(methods, Mapping):
+        return attribution.method(name)
+    given = methods[name]
+    return given if isinstance(given, Method) else Method(given, name, True, "")
+
+
+def _measure(name: str, measures: Sequence[str] | Mapping[str, Measure]) -> Measure:
+    if isinstance(measures, Mapping):
+        return measures[name]
+    if name not in MEASURES:
+        raise unknown_name("measure", name, MEASURES)
+    return MEASURES[name]
+
+
+def _measured(label: str, measure: Measure, subject: Subject) -> np.ndarray:
+    values = jnp.asarray(measure.function(subject))
+    if values.shape != (len(subject.images),):
+        raise InputError(
+            f"the measure {label} gave shape {values.shape}; expected a number for each of {len(subject.images)} images"
+        )
+    return np.asarray(values, np.float64)
+
+
+def _row(method: str, measure: str, values: np.ndarray, baseline: np.ndarray, higher_is_better: bool) -> Row:
+    sign = 1 if higher_is_better else -1
+    return Row(method, measure, *interval(values), *interval(sign * (values - baseline)), len(values))

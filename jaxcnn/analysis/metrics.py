@@ -1,0 +1,348 @@
+"""How faithful maps are to the network and how steady they are, whatever method made them.
+
+Maps are judged by `heat` [N, H, W], one number for each pixel, more important pixels having higher ones
+(`attribution.Method.heat`); infidelity and sensitivity also take channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxcnn.analysis.attribution import Question, Score, Targets, ask, logits
+from jaxcnn.analysis.checks import checked_baseline
+from jaxcnn.errors import InputError
+from jaxcnn.state import State
+
+
+class Curve(NamedTuple):
+    """What becomes of the probability of a class as pixels are exchanged.
+
+    Attributes:
+      shares: of the pixels that are exchanged, from 0 to 1.
+      probabilities: of the class, for each image and share; the values of the function where the target is one.
+    """
+
+    shares: Float[Array, " s"]
+    probabilities: Float[Array, "n s"]
+
+    @property
+    def area(self) -> Float[Array, " n"]:
+        """Under each curve, by trapezoids: in [0, 1] for probabilities."""
+        return (self.probabilities[:, 1:] + self.probabilities[:, :-1]) / 2 @ jnp.diff(self.shares)
+
+
+def deletion(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    heat: ArrayLike,
+    targets: Targets = None,
+    *,
+    chunk: int | None = None,
+    steps: int | None = None,
+    value: ArrayLike = 0.0,
+) -> Curve:
+    """The probability of the class as pixels are overwritten, the most important ones first: a low area is good.
+
+    Of equally important pixels those further up, and then further left, go first.
+
+    Args:
+      model: a module called as `model(images, train=...)` that returns logits [N, K].
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      heat: [N, H, W], higher = more important; only the order of its values counts.
+      targets: whose probability; see `attribution.Targets`. None is the class predicted for the whole image.
+      chunk: images that the network evaluates at once, on which the result does not depend; None takes as many as
+        `chunks.MEMORY` holds.
+      steps: in which all pixels are overwritten, equally many (but for rounding) in each; None is a row's worth in
+        each, as published. With fewer, the class is gone after the first step for whatever map.
+      value: what is written, in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images.
+
+    Raises:
+      InputError: images, targets or chunk are not as expected; the heat has another shape or is not finite; or steps
+        is not positive.
+
+    Reference: Petsiuk, Das & Saenko 2018, "RISE: Randomized Input Sampling for Explanation", section 4.3.
+    """
+    question = ask(model, state, images, targets, chunk=chunk, output="probability").resolved()
+    return _exchange(question, heat, question.images, checked_baseline(value, question.images), steps)
+
+
+def insertion(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    heat: ArrayLike,
+    targets: Targets = None,
+    *,
+    chunk: int | None = None,
+    steps: int | None = None,
+    sigma: float = 5.0,
+) -> Curve:
+    """The probability of the class as pixels of a blurred picture become sharp, the most important ones first.
+
+    A high area is good.
+
+    Args:
+      model: see `deletion`, as all arguments but the last.
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      heat: [N, H, W], higher = more important.
+      targets: whose probability.
+      chunk: images that the network evaluates at once.
+      steps: in which all pixels become sharp; None as in `deletion`.
+      sigma: standard deviation in pixels of the Gaussian that blurs, positive.
+
+    Raises:
+      InputError: see `deletion`; or sigma is not positive.
+
+    Reference: Petsiuk et al. 2018, section 4.3.
+    """
+    if not sigma > 0:
+        raise InputError(f"sigma is {sigma}; expected a positive number of pixels")
+    question = ask(model, state, images, targets, chunk=chunk, output="probability").resolved()
+    return _exchange(question, heat, blurred(question.images, sigma), question.images, steps)
+
+
+def infidelity(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    maps: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+    samples: int = 50,
+    noise: float = 0.1,
+    normalize: bool = False,
+) -> Float[Array, " n"]:
+    """The mean square by which maps, taken as a linear model, miss what noise does to the score: low is good.
+
+    E (e . M - (y_k(X) - y_k(X - e)))^2, e ~ N(0, noise^2)
+
+    It asks for derivatives: maps that were multiplied by the image answer another question.
+
+    Args:
+      model: see `deletion`, as all arguments but those said here.
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      maps: M, [N, H, W, C], or [N, H, W], which stands for each channel.
+      targets: what the maps explain: the logit of a class, or a function of the logits.
+      key: of the noise; None is `jax.random.key(0)`.
+      chunk: noisy images that the network evaluates at once.
+      samples: of the noise for each image, at least 1.
+      noise: standard deviation in pixel values, positive.
+      normalize: whether each map is first scaled by the number that suits it best, so that its unit does not matter.
+
+    Returns:
+      The infidelity of each map, in squared logits.
+
+    Raises:
+      InputError: see `deletion`; or the maps do not fit the images, or samples or noise are out of their range.
+
+    Reference: Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, "On the (In)fidelity and Sensitivity of Explanations",
+    definition 2.1.
+    """
+    if samples < 1 or not noise > 0:
+        raise InputError(f"samples is {samples} and noise {noise}; expected at least 1 and a positive number")
+    question = ask(model, state, images, targets, key=key, chunk=chunk).resolved()
+    values = jnp.asarray(maps, jnp.float32)
+    if values.shape not in (question.images.shape, question.images.shape[:3]):
+        raise InputError(f"maps have shape {values.shape}; expected that of the images, {question.images.shape}")
+    values = jnp.broadcast_to(values.reshape(*values.shape[:3], -1), question.images.shape)
+    question = replace(question, companions=(question.companions, values, question.scores(question.images)))
+    sums = question.total(samples, partial(_misses, question.network, question.variables, noise))
+    if not normalize:
+        return sums.missed / samples
+    scale = jnp.where(sums.told > 0, sums.both / jnp.where(sums.told > 0, sums.told, 1), 0)
+    return jnp.maximum(sums.true - 2 * scale * sums.both + scale**2 * sums.told, 0) / samples
+
+
+def max_sensitivity(
+    method: Callable[..., Array],
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+    samples: int = 10,
+    radius: float = 0.02,
+) -> Float[Array, " n"]:
+    """By how much a map changes at most under noise that hardly anybody sees: low is good.
+
+    max_s ||M(X + e_s) - M(X)|| / ||M(X)||, e_s uniform in [-radius, radius]; X + e_s is kept in [0, 1]
+
+    A method that draws gets another key each time, so its own noise counts as a change. A map of zeros is divided by 1.
+
+    Args:
+      method: M, called as `method(model, state, images, targets, key=..., chunk=...)`.
+      model: see `deletion`, as all arguments but those said here.
+      state: its state.
+      images: floats [N, H, W, C] in [0, 1].
+      targets: what is explained; None is the class predicted without noise.
+      key: of the noise and the method; None is `jax.random.key(0)`.
+      chunk: passed to the method.
+      samples: of the noise for each image, at least 1.
+      radius: in pixel values, positive.
+
+    Returns:
+      The sensitivity of each image's map, at least 0.
+
+    Raises:
+      InputError: see `deletion`; or samples or radius are out of their range.
+
+    Reference: Yeh et al. 2019, definition 3.1.
+    """
+    if samples < 1 or not radius > 0:
+        raise InputError(f"samples is {samples} and radius {radius}; expected at least 1 and a positive number")
+    noise_key, method_key = jax.random.split(jax.random.key(0) if key is None else key)
+    question = ask(model, state, images, targets, key=noise_key, chunk=chunk).resolved()
+    asked = question.classes if question.score.function is None else question.score.function
+
+    def explain(images: Array, key: Array) -> Array:
+        return method(model, state, images, asked, key=key, chunk=chunk)
+
+    maps = explain(question.images, method_key)
+    size = _norms(maps)
+    worst = jnp.zeros(len(maps))
+    for number in range(samples):
+        moved = _moved(question.images, question.companions, number, radius)
+        change = _norms(explain(moved, jax.random.fold_in(method_key, number)) - maps)
+        worst = jnp.maximum(worst, change / jnp.where(size == 0, 1, size))
+    return worst
+
+
+def checked_heat(heat: ArrayLike, images: Float[Array, "n h w c"]) -> Float[Array, "n h w"]:
+    """The heat as float32.
+
+    Raises:
+      InputError: it is not [N, H, W] as the images are, or not finite.
+    """
+    values = jnp.asarray(heat, jnp.float32)
+    if values.shape != images.shape[:3]:
+        raise InputError(f"heat has shape {values.shape}; expected a number for each pixel, {images.shape[:3]}")
+    if not isinstance(values, Tracer) and not bool(jnp.isfinite(values).all()):
+        raise InputError("heat holds a value that is not finite; expected finite numbers")
+    return values
+
+
+@jax.jit
+def ranks(heat: Float[Array, "n h w"]) -> Int[Array, "n h w"]:
+    """The place of each pixel in the order of falling heat, from 0; ties in reading order."""
+    order = jnp.argsort(-heat.reshape(len(heat), -1), axis=1, stable=True)
+    return jnp.argsort(order, axis=1).reshape(heat.shape)
+
+
+def blurred(images: Float[Array, "n h w c"], sigma: float) -> Float[Array, "n h w c"]:
+    """The images under a Gaussian; at the border, the mean of what is inside.
+
+    Args:
+      images: to blur.
+      sigma: standard deviation in pixels, positive.
+    """
+
+    def weights(size: int) -> Array:
+        distance = np.subtract.outer(np.arange(size), np.arange(size))
+        matrix = np.exp(-((distance / sigma) ** 2) / 2)
+        return jnp.asarray(matrix / matrix.sum(1, keepdims=True), jnp.float32)
+
+    down, across = weights(images.shape[1]), weights(images.shape[2])
+    return jnp.clip(jnp.einsum("ij,njkc,lk->nilc", down, images, across, precision="highest"), 0, 1)
+
+
+class _Sums(NamedTuple):
+    """Sums over noise of squares and a product: of what the map told, what is true, both, and the difference."""
+
+    told: Array
+    true: Array
+    both: Array
+    missed: Array
+
+
+def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, steps: int | None) -> Curve:
+    steps = question.images.shape[1] if steps is None else steps
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
+    places = ranks(checked_heat(heat, question.images))
+    pixels = places[0].size
+    counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
+    question = replace(question, images=start, companions=(places, end))
+    values = question.total(steps + 1, partial(_exchanged, question.network, question.variables, jnp.asarray(counts)))
+    return Curve(jnp.asarray(counts / pixels, jnp.float32), values)
+
+
+@partial(jax.jit, static_argnums=0)
+def _exchanged(
+    network: tuple[nn.Module, Score],
+    variables: Any,
+    counts: Array,
+    images: Array,
+    classes: Array | None,
+    companions: tuple[Array, Array],
+    numbers: Array,
+    weights: Array,
+) -> Float[Array, "n s"]:
+    places, end = companions
+    there = places[:, None] < counts[numbers][None, :, None, None]
+    mixed = jnp.where(there[..., None], end[:, None], images[:, None])
+    values = _scores(network, variables, mixed, classes)
+    return jnp.zeros((len(images), len(counts))).at[:, numbers].add(weights[None] * values)
+
+
+@partial(jax.jit, static_argnums=0)
+def _misses(
+    network: tuple[nn.Module, Score],
+    variables: Any,
+    noise: ArrayLike,
+    images: Array,
+    classes: Array | None,
+    companions: tuple[Array, Array, Array],
+    numbers: Array,
+    weights: Array,
+) -> _Sums:
+    keys, maps, scores = companions
+    drawn = noise * jax.vmap(lambda key: jax.vmap(lambda i: _normal(key, i, images.shape[1:]))(numbers))(keys)
+    true = scores[:, None] - _scores(network, variables, images[:, None] - drawn, classes)
+    told = jnp.einsum("nshwc,nhwc->ns", drawn, maps, precision="highest")
+    return _Sums(*(x @ weights for x in (told**2, true**2, told * true, (told - true) ** 2)))
+
+
+def _scores(
+    network: tuple[nn.Module, Score], variables: Any, copies: Float[Array, "n s h w c"], classes: Array | None
+) -> Float[Array, "n s"]:
+    """The scores of several pictures in the place of each image."""
+    model, score = network
+    count, samples = copies.shape[:2]
+    repeated = None if classes is None else jnp.repeat(classes, samples)
+    values = logits(model, variables, copies.reshape(-1, *copies.shape[2:]))
+    return score(values, repeated).reshape(count, samples)
+
+
+@jax.jit
+def _moved(images: Array, keys: Array, number: ArrayLike, radius: ArrayLike) -> Array:
+    def uniform(key: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, number), images.shape[1:], minval=-1, maxval=1)
+
+    return jnp.clip(images + radius * jax.vmap(uniform)(keys), 0, 1)
+
+
+def _normal(key: Array, number: ArrayLike, shape: tuple[int, ...]) -> Array:
+    return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+
+def _norms(maps: Array) -> Float[Array, " n"]:
+    return jnp.sqrt(jnp.square(maps).sum(tuple(range(1, maps.ndim))))
