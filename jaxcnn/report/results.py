@@ -1,0 +1,73 @@
+"""What a command found, in a new folder: arrays with everything needed to repeat them, and figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn import run
+from jaxcnn.errors import InputError, RunError
+from jaxcnn.figures import style
+
+
+def new_folder(path: str | Path) -> Path:
+    """The path of a folder that is not there yet; asked for before the work, so that none is lost.
+
+    Raises:
+      InputError: something is there, or a folder cannot be.
+    """
+    folder = Path(path)
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return folder
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
+    raise InputError(f"{folder} exists; expected a new folder, as --output FOLDER")
+
+
+def write(
+    folder: Path, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], figures: Mapping[str, Any]
+) -> list[Path]:
+    """Writes the folder; it appears whole or not at all.
+
+    Args:
+      folder: from `new_folder`.
+      name: of the file of arrays, without its ending.
+      arrays: what was computed.
+      about: JSON values that say from what; kept with the arrays as the text "about", to which versions and devices
+        are added.
+      figures: by the names of their files.
+
+    Returns:
+      The .npz, then a PDF and a PNG for each figure.
+
+    Raises:
+      InputError: the folder has appeared meanwhile.
+      RunError: it cannot be written.
+    """
+    environment = {key: value for key, value in run.environment(0).items() if key != "seed"}
+    text = json.dumps({**about, "environment": environment}, allow_nan=False)
+    partial = folder.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        partial.mkdir(parents=True)
+        file = partial / f"{name}.npz"
+        with file.open("xb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, about=np.array(text), **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        written = [file, *(path for stem, figure in figures.items() for path in style.save(figure, partial / stem))]
+        new_folder(folder)
+        partial.rename(folder)  # over an empty folder at most
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [folder / path.name for path in written]
