@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
+from jaxcnn.cli.explain import filters, patches
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.networks import convert, probe, summary
 from jaxcnn.cli.runs import demo, evaluate, figures, train
+from jaxcnn.cli.saliency import occlusion, saliency, trust
 from jaxcnn.cli.search import search
 from jaxcnn.cli.study import study
 from jaxcnn.cli.terminal import exit_status
@@ -25,6 +27,11 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         summary,
         convert,
         probe,
+        filters,
+        patches,
+        saliency,
+        occlusion,
+        trust,
         study,
         search,
         models,
@@ -34,7 +41,21 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
     )
 }
 
-COMPILING = frozenset({"demo", "train", "evaluate", "figures", "probe", "study", "search"})
+COMPILING = frozenset(
+    {
+        "demo",
+        "train",
+        "evaluate",
+        "figures",
+        "probe",
+        "patches",
+        "saliency",
+        "occlusion",
+        "trust",
+        "study",
+        "search",
+    }
+)
 """The commands that compile more than they take to start."""
 
 

@@ -10,12 +10,10 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
-from jaxcnn.errors import InputError
 from jaxcnn.figures import style
-from jaxcnn.figures.pictures import as_pictures, caption, grid, show
+from jaxcnn.figures.pictures import as_heat, as_pictures, caption, captions, color_bar, grid, quantiles, show
 
 
 @style.styled
@@ -53,21 +51,13 @@ def saliency(
     Raises:
       InputError: the arrays do not fit together, or a value is out of its range.
     """
-    pictures, heat = as_pictures(images), np.asarray(maps)
-    count, height, wide = pictures.shape[:3]
-    if heat.shape != (count, height, wide):
-        raise InputError(f"maps have shape {heat.shape}; expected {(count, height, wide)}, as the images have")
-    if not np.isfinite(heat).all():
-        raise InputError("maps hold NaN or infinite values; expected finite ones")
-    if not signed and heat.min() < 0:
-        raise InputError(f"maps reach down to {heat.min():g}; expected values from 0, or signed=True")
-    if not 0 < percentile <= 100:
-        raise InputError(f"percentile is {percentile:g}; expected a number in (0, 100]")
-    captions = _captions(count, classes, probabilities)
+    pictures = as_pictures(images)
+    heat = as_heat(maps, pictures, signed=signed)
+    count, height, wide = heat.shape
+    texts = captions(count, classes, probabilities)
 
     each = scale == "each"
-    limits = np.percentile(np.abs(heat), percentile, axis=(1, 2) if each else None, keepdims=True)
-    limits = np.where(limits > 0, limits, 1.0)
+    limits = quantiles(heat, percentile, each=each)
     values = heat / limits if each else heat
     limit = 1.0 if each else float(limits.item())
     colors = mpl.colormaps[style.DIVERGING if signed else style.SEQUENTIAL]
@@ -75,12 +65,12 @@ def saliency(
 
     blocks = 2 if width > 1.5 * style.COLUMN and count > 1 else 1
     rows = -(-count // blocks)
-    above = 0.16 if any(captions) else 0.0
+    above = 0.16 if any(texts) else 0.0
     figure, axes = grid(
         rows, 3 * blocks, (height, wide), width=width, blocks=blocks, above=above, top=0.13, bottom=0.54
     )
     triples = [row[start : start + 3] for row in axes for start in range(0, 3 * blocks, 3)]
-    for (picture, colored, overlaid), image, value, text in zip(triples, pictures, values, captions, strict=False):
+    for (picture, colored, overlaid), image, value, text in zip(triples, pictures, values, texts, strict=False):
         show(picture, image)
         colored.imshow(value, cmap=colors, norm=norm)
         show(overlaid, 0.3 + 0.7 * image.mean(-1, keepdims=True))  # paler, so that colours stand out
@@ -94,20 +84,11 @@ def saliency(
     for column, heading in enumerate(("image", "map", "overlay") * blocks):
         left = axes[0][column].get_position().x0
         figure.text(left, 1 - 0.12 / tall, heading, va="baseline", size=style.SMALL, color="0.35")
-    _bar(figure, ScalarMappable(norm, colors), limit, clipped=bool((np.abs(values) > limit).any()), signed=signed)
+    clipped = bool((np.abs(values) > limit).any())
+    color_bar(figure, ScalarMappable(norm, colors), 0.43, limit, clipped=clipped)
     note = _note(percentile, each)
     figure.text(0.5, 0.05 / tall, f"{quantity}\n{note}", ha="center", size=style.SMALL, linespacing=1.1)
     return figure
-
-
-def _bar(figure: Figure, mappable: ScalarMappable, limit: float, *, clipped: bool, signed: bool) -> None:
-    tall = figure.get_figheight()
-    axes = figure.add_axes((0.15, 0.43 / tall, 0.7, 0.08 / tall))
-    extend = "neither" if not clipped else "both" if signed else "max"
-    ticks = [-limit, 0, limit] if signed else [0, limit / 2, limit]
-    figure.colorbar(
-        mappable, cax=axes, orientation="horizontal", extend=extend, ticks=ticks, format=FuncFormatter(style.number)
-    )
 
 
 def _note(percentile: float, each: bool) -> str:
@@ -116,15 +97,3 @@ def _note(percentile: float, each: bool) -> str:
     if each:
         return f"relative to each map's {percentile:g}% quantile, clipped there"
     return f"clipped at the {percentile:g}% quantile of all maps"
-
-
-def _captions(count: int, classes: Sequence[str] | None, probabilities: ArrayLike | None) -> list[str]:
-    names = [""] * count if classes is None else list(classes)
-    if len(names) != count:
-        raise InputError(f"{len(names)} classes were given; expected {count}, one for each image")
-    if probabilities is None:
-        return names
-    shares = np.asarray(probabilities)
-    if shares.shape != (count,) or not (shares.min() >= 0 and shares.max() <= 1):
-        raise InputError(f"probabilities are {shares}; expected {count} values in [0, 1]")
-    return [f"{name} ({share:.0%})" if name else f"{share:.0%}" for name, share in zip(names, shares, strict=True)]

@@ -1,0 +1,179 @@
+"""Which attribution maps of a network may be believed: measured against random maps, and against what it learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.analysis import comparison, metrics, sanity
+from jaxcnn.analysis.attribution import Method
+from jaxcnn.analysis.comparison import MEASURES, Comparison, Measure
+from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.figures import trust as figure
+from jaxcnn.figures.trust import Band
+from jaxcnn.report import results
+from jaxcnn.report.saliency import ALL, Chosen, Say, choose, heard, options, pick
+from jaxcnn.report.subject import Subject
+
+_ALWAYS = ("deletion", "insertion")
+_LAYERS = 12  # as many maps beside each other are large enough
+_SIMILARITIES = {"spearman_absolute": "rank correlation of |value|", "ssim": "SSIM", "hog": "HOG similarity"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Methods compared, and drawn.
+
+    Attributes:
+      folder: what was written.
+      files: in it.
+      chosen: the images.
+      table: the comparison.
+      left_out: methods that do not apply to the network, and why.
+    """
+
+    folder: Path
+    files: list[Path]
+    chosen: Chosen
+    table: Comparison
+    left_out: dict[str, str]
+
+
+def draw_trust(
+    subject: Subject,
+    *,
+    methods: Sequence[str] = (ALL,),
+    targets: Sequence[str] = (),
+    measures: Sequence[str] = ("road",),
+    randomise: bool = False,
+    limit: int = 16,
+    seed: int = 0,
+    output: str | Path | None = None,
+    say: Say,
+) -> Measured:
+    """Compares methods by how faithful their maps are, beside random maps, and draws the curves.
+
+    Args:
+      subject: the network and the images.
+      methods: see `saliency.pick`.
+      targets: see `saliency.choose`.
+      measures: besides deletion and insertion, names among `comparison.MEASURES`.
+      randomise: whether to draw, too, how maps change as the network's layers are drawn anew.
+      limit: most images, at least 2.
+      seed: of the key of all that is drawn at random.
+      output: the new folder; None calls it after the network.
+      say: is told what is warned of, and which methods are left out.
+
+    Raises:
+      InputError: see `saliency.pick` and `comparison.compare`; or the folder exists.
+    """
+    network = subject.network
+    folder = results.new_folder(f"trust-{network.title}" if output is None else output)
+    for name in measures:
+        if name not in MEASURES:
+            raise unknown_name("measure", name, MEASURES)
+    if limit < 2:
+        raise InputError(f"limit is {limit}; expected at least 2 images, without which there is no interval")
+    chosen = choose(subject, targets, limit=limit)
+    picked, left_out = pick(chosen, methods, say)
+    curves: dict[str, dict[str, metrics.Curve]] = {name: {} for name in _ALWAYS}
+    asked = {
+        "deletion": _kept(metrics.deletion, "deletion", curves),
+        "insertion": _kept(metrics.insertion, "insertion", curves),
+    } | {name: MEASURES[name] for name in measures if name not in _ALWAYS}
+    key = jax.random.key(seed)
+    compare = partial(
+        comparison.compare, network.model, network.state, chosen.images, picked, chosen.targets, key=key, measures=asked
+    )
+    table = heard(compare, "trust", say)
+
+    shares = np.asarray(next(iter(curves["deletion"].values())).shares)
+    titled = {
+        what: {
+            title: figure.Curve(_band(np.asarray(c.probabilities)), _number(np.asarray(c.area)))
+            for title, c in kept.items()
+        }
+        for what, kept in curves.items()
+    }
+    count = len(chosen.images)
+    figures = {"curves": figure.exchange(shares, **titled, baseline=comparison.RANDOM, images=count)}
+    arrays = {"shares": shares, **chosen.arrays}
+    for what, kept in curves.items():
+        arrays[what] = np.stack([np.asarray(curve.probabilities) for curve in kept.values()])
+    if randomise:
+        more, drawn = _randomised(chosen, picked, key, say)
+        arrays |= more
+        figures |= drawn
+    about = {
+        "command": "trust",
+        "methods": [*picked, comparison.RANDOM],
+        "options": {name: options(method.function) for name, method in picked.items()},
+        "left_out": left_out,
+        "measures": list(asked),
+        "seed": seed,
+        "table": comparison.json(table),
+        **chosen.about(),
+    }
+    return Measured(folder, results.write(folder, "trust", arrays, about, figures), chosen, table, left_out)
+
+
+def _kept(function: Callable[..., metrics.Curve], name: str, curves: dict[str, dict[str, metrics.Curve]]) -> Measure:
+    """The area under the curves, which are kept."""
+
+    def measured(subject: comparison.Subject) -> jax.Array:
+        curve = function(*subject.asked, subject.heat, subject.targets, chunk=subject.chunk)
+        curves[name][subject.method.title] = curve
+        return curve.area
+
+    return Measure(measured, MEASURES[name].higher_is_better, MEASURES[name].reference)
+
+
+def _randomised(
+    chosen: Chosen, methods: dict[str, Method], key: jax.Array, say: Say
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """How like the trained network's maps are those of the network of which ever more layers are drawn anew."""
+    network = chosen.subject.network
+    asked = (network.model, network.state, chosen.images, chosen.targets)
+    layers: list[str] = []
+    values: dict[str, np.ndarray] = {}
+    shown: dict[str, np.ndarray] = {}
+    for name, method in methods.items():
+        steps = heard(partial(sanity.cascading_randomisation, method.function, *asked, key=key), name, say)
+        layers = [step.layer for step in steps]
+        original = method.function(*asked, key=key)[:1]
+        maps = [original, *(steps[i].maps[:1] for i in _some(len(steps)))]
+        shown[method.title] = np.concatenate([np.asarray(method.heat(jnp.asarray(m))) for m in maps])
+        similar = [[getattr(step.similarities, field) for field in _SIMILARITIES] for step in steps]
+        values[name] = np.array(similar).transpose(1, 0, 2)  # [measures, layers, images]
+    bands = {
+        label: {method.title: _band(values[name][row].T) for name, method in methods.items()}
+        for row, label in enumerate(_SIMILARITIES.values())
+    }
+    signed = [method.title for method in methods.values() if method.signed]
+    figures = {
+        "cascade": figure.cascade(chosen.images[0], shown, [layers[i] for i in _some(len(layers))], signed),
+        "similarity": figure.similarity(layers, bands, images=len(chosen.images)),
+    }
+    arrays = {"layers": np.array(layers), "similarities": np.stack(list(values.values()))}
+    return arrays, figures
+
+
+def _some(count: int) -> list[int]:
+    """Of so many layers those that are drawn, the last among them."""
+    return [int(i) for i in np.linspace(0, count - 1, min(count, _LAYERS)).round()]
+
+
+def _band(values: np.ndarray) -> Band:
+    """Over images, [N, S]."""
+    return Band(*np.array([comparison.interval(column) for column in values.T]).T)
+
+
+def _number(values: np.ndarray) -> Band:
+    return Band(*comparison.interval(values))
