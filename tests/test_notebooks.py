@@ -23,7 +23,8 @@ METADATA = {
 
 
 def test_there_is_a_notebook_for_every_subject():
-    assert {path.stem for path in NOTEBOOKS} >= {"01_convolution", "02_backpropagation", "03_cost"}
+    subjects = {"01_convolution", "02_backpropagation", "03_cost", "04_what_does_it_see"}
+    assert {path.stem for path in NOTEBOOKS} >= subjects
 
 
 @each
@@ -62,7 +63,11 @@ def kernel(tmp_path, monkeypatch) -> str:
 
 @each
 @pytest.mark.slow
-def test_every_cell_runs_and_pictures_are_shown(path, kernel, tmp_path):
+def test_every_cell_runs_and_pictures_are_shown(path, kernel, tmp_path, request, monkeypatch):
+    if "JAXCNN_WEIGHTS" in path.read_text():
+        data = request.getfixturevalue("real_data")
+        monkeypatch.setenv("JAXCNN_WEIGHTS", str(data / "weights" / "squeezenet1_0_imagenet.pth"))
+        monkeypatch.setenv("JAXCNN_PHOTOGRAPHS", str(data / "imagenet_samples"))
     notebook: Any = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name=kernel).execute(cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
