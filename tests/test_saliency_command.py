@@ -221,7 +221,7 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     np.testing.assert_allclose([row["mean"] for row in printed["rows"]], [row.mean for row in expected], rtol=1e-4)
     assert about["table"]["rows"] == printed["rows"]
     assert about["methods"] == [*QUICK, comparison.RANDOM]
-    assert arrays["deletion"].shape == arrays["insertion"].shape == (3, 6, 33)
+    assert arrays["deletion"].shape == arrays["insertion"].shape == (3, 6, images.shape[1] + 1)
     areas = np.trapezoid(arrays["deletion"], arrays["shares"], axis=-1).mean(-1)
     np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:3]], rtol=1e-4)
     assert printed["files"] == ["trust.npz", "curves.pdf", "curves.png"]
