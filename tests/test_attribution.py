@@ -67,7 +67,12 @@ IMAGES = jax.random.uniform(jax.random.key(1), (3, *SHAPE))
 TARGETS = np.array([2, 0, 1])
 
 
+# Enough to see what is the same, where thousands are drawn.
+FEW = {"rise": {"masks": 200}, "shapley": {"permutations": 4}}
+
+
 def explain(name, model=SMALL, state=STATE, images=IMAGES, targets=TARGETS, **options):
+    options = FEW.get(name, {}) | options
     return np.asarray(method(name).function(model, state, images, targets, **options))
 
 
@@ -113,7 +118,7 @@ def test_the_key_decides_what_is_drawn(name, maps):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_works_inside_jit_and_vmap(name, maps):
     function = method(name).function
-    options = {"steps": 16} if name == "integrated_gradients" else {}
+    options = {"steps": 16} if name == "integrated_gradients" else FEW.get(name, {})
     expected = explain(name, chunk=64, **options)
     inside = jax.jit(lambda state, x, k: function(SMALL, state, x, k, chunk=64, **options))
     close(np.asarray(inside(STATE, IMAGES, TARGETS)), expected)

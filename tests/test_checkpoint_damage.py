@@ -119,6 +119,9 @@ def test_a_reader_leaves_the_writers_unfinished_save_alone(pair):
     assert unfinished.exists()
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.steps() == [1, 2]
+    deadline = time.monotonic() + 30
+    while unfinished.exists() and time.monotonic() < deadline:  # it is removed in the background
+        time.sleep(0.05)
     assert not unfinished.exists()
 
 

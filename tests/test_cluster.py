@@ -130,6 +130,7 @@ def pair(tmp_path_factory) -> Path:
     return directory / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_same_global_batch(pair, tmp_path):
     train(SMALL, tmp_path / "alone")
     alone, both = records(tmp_path / "alone"), records(pair)
@@ -141,6 +142,7 @@ def test_two_processes_are_one_with_the_same_global_batch(pair, tmp_path):
         np.testing.assert_allclose(other, one, rtol=0, atol=3e-5 * np.abs(one).max())
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(pair):
     assert not (pair.parent / "elsewhere").exists()
 

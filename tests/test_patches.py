@@ -276,7 +276,6 @@ def test_the_stream_is_read_batch_by_batch_and_forgotten():
 
     def stream():
         for images in split(POOL, 4):
-            gc.collect()
             alive.append(sum(reference() is not None for reference in references))
             batch = images.copy()
             references.append(weakref.ref(batch))

@@ -17,6 +17,7 @@ COMMANDS = [line.partition("#")[0].strip() for kind, block in BLOCKS if kind == 
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 
 
+@pytest.mark.slow
 def test_the_commands_and_then_the_library_run_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert len(COMMANDS) >= 5

@@ -42,7 +42,9 @@ STEPS = 20
 """Enough for the rate of one cycle to rise and to fall again."""
 
 
-@pytest.mark.parametrize("name", catalog.files())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if "cifar" in n else n for n in catalog.files()]
+)
 def test_an_experiment_lowers_the_loss_on_its_own_images(name, real_data):
     experiment, _ = catalog.load(name)
     config = dataclasses.replace(experiment.data, directory=str(real_data / "tfds"))

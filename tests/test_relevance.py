@@ -140,7 +140,14 @@ def test_of_two_layers_it_is_what_the_sums_say(epsilon, gamma):
     close(found, expected, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["alexnet_2012", "mobilenet_v2", "cifar_resnet8", "densenet40_12"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet_2012",
+        "cifar_resnet8",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "densenet40_12")),
+    ],
+)
 def test_the_networks_of_the_zoo_have_rules(name):
     # Normalisation across channels, depthwise convolutions, shortcuts padded with zeros, concatenation.
     size = {"alexnet_2012": 67}.get(name, 32)

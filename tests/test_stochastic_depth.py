@@ -91,6 +91,7 @@ def test_weights_interchange_with_the_network_of_constant_depth():
     assert jax.tree.map(jnp.shape, one.batch_stats) == jax.tree.map(jnp.shape, other.batch_stats)
 
 
+@pytest.mark.slow
 def test_eight_devices_drop_the_same_branches_as_one():
     rng = np.random.default_rng(0)
     source = ArraySource(

@@ -181,6 +181,7 @@ def wait_for_step(process, directory, step):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
     directory = tmp_path / "killed"
     kills = 0

@@ -143,6 +143,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path, monkeypatc
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "killed" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_says_what_it_did(tmp_path):
     result = train(EVERYTHING, tmp_path)
     records = run.Metrics(tmp_path / "metrics.jsonl").read()
