@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import CLASSES, SHAPE, Constant, Linear, Rounding, Small, images_of, state_of
 
 import jaxcnn.state
 from jaxcnn.analysis.attribution import DeadMapWarning, method
@@ -22,48 +23,7 @@ from jaxcnn.analysis.rise import random_mask, rise
 from jaxcnn.analysis.shapley import shapley
 from jaxcnn.errors import InputError, RunError
 
-SHAPE = (9, 11, 3)
-CLASSES = 4
 BOTH = [(rise, {"masks": 13, "cells": 3, "share": 0.3}), (shapley, {"permutations": 3, "cells": 2})]
-
-
-class Linear(nn.Module):
-    @nn.compact
-    def __call__(self, images, *, train):
-        return nn.Dense(CLASSES, name="head")(images.reshape(len(images), -1))
-
-
-class Small(nn.Module):
-    @nn.compact
-    def __call__(self, images, *, train):
-        x = nn.relu(nn.Conv(8, (3, 3), strides=2, padding=1, name="conv")((images - 0.4) / 0.2))
-        return nn.Dense(CLASSES, name="head")(x.reshape(len(x), -1))
-
-
-class Constant(nn.Module):
-    """As sure of its last class as can be, whatever it sees."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        bias = self.param("bias", nn.initializers.constant(100.0), ())
-        return jnp.zeros((len(images), CLASSES)).at[:, -1].set(bias)
-
-
-class Rounding(nn.Module):
-    """What it says depends a little on how many images it sees, as rounding does."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        logits = nn.Dense(CLASSES)(images.reshape(len(images), -1))
-        return logits.at[:, 1].add(1e-5 * len(images))
-
-
-def state_of(model: nn.Module) -> jaxcnn.state.State:
-    return jaxcnn.state.create(model, jax.random.key(0), SHAPE)
-
-
-def images_of(count: int, seed: int = 1) -> jax.Array:
-    return jax.random.uniform(jax.random.key(seed), (count, *SHAPE))
 
 
 def second_logit(logits):

@@ -115,8 +115,15 @@ def unrolled(model: nn.Module) -> nn.Module:
     return model.clone(**looped)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _activations(model: nn.Module, layer: str, variables: Any, images: Array) -> Array:
+def activation(model: nn.Module, layer: str, variables: Any, images: Array) -> Float[Array, "n ..."]:
+    """What a layer computes, at its first call, of images that are there already.
+
+    Args:
+      model: a module called as `model(images, train=...)`.
+      layer: one of `layers`.
+      variables: of the model.
+      images: [n, H, W, C].
+    """
     seen: list[Array] = []
 
     def record(name: str, output: Array) -> Array:
@@ -126,3 +133,6 @@ def _activations(model: nn.Module, layer: str, variables: Any, images: Array) ->
 
     watched(model, record, variables, images)
     return seen[0].astype(jnp.float32)
+
+
+_activations = jax.jit(activation, static_argnums=(0, 1))

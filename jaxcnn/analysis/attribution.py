@@ -146,6 +146,11 @@ class Question:
     chunk: int
 
     @property
+    def targets(self) -> Targets:
+        """What asks the same of other images."""
+        return self.classes if self.score.function is None else self.score.function
+
+    @property
     def network(self) -> tuple[nn.Module, Score]:
         """What programs are compiled for."""
         return self.model, self.score
@@ -313,8 +318,42 @@ def derivatives_at_copies(
       copies: s of each of n images.
       classes: [n], or None.
     """
-    repeated = None if classes is None else jnp.repeat(classes, copies.shape[1])
-    return derivatives(network, variables, copies.reshape(-1, *copies.shape[2:]), repeated).reshape(copies.shape)
+    return derivatives(network, variables, *_flat(copies, classes)).reshape(copies.shape)
+
+
+def scores_at_copies(
+    network: tuple[nn.Module, Score], variables: Any, copies: Float[Array, "n s h w c"], classes: Array | None
+) -> tuple[Float[Array, "n s"], Float[Array, "n s k"]]:
+    """The scores and the logits of several copies of each image.
+
+    Args:
+      network: `Question.network`.
+      variables: of the model.
+      copies: s of each of n images.
+      classes: [n], or None.
+    """
+    model, score = network
+    images, repeated = _flat(copies, classes)
+    said = logits(model, variables, images)
+    return score(said, repeated).reshape(copies.shape[:2]), said.reshape(*copies.shape[:2], -1)
+
+
+def _flat(copies: Array, classes: Array | None) -> tuple[Array, Array | None]:
+    """All copies of all images, and the class of each."""
+    return copies.reshape(-1, *copies.shape[2:]), None if classes is None else jnp.repeat(classes, copies.shape[1])
+
+
+def normal(keys: Key[Array, " n"], numbers: Array, shape: tuple[int, ...]) -> Float[Array, "n s ..."]:
+    """Standard normal noise for some samples of each image, the same whichever other samples are drawn with them.
+
+    Args:
+      keys: of the images.
+      numbers: [s], of the samples.
+      shape: of the noise for one sample.
+    """
+    return jax.vmap(
+        lambda key: jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(numbers)
+    )(keys)
 
 
 _logits = jax.jit(logits, static_argnums=0)

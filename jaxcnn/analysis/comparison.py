@@ -265,7 +265,7 @@ def compare(
     question = ask(model, state, images, targets, chunk=chunk).resolved()
     if len(question.images) < 2:
         raise InputError(f"there is {len(question.images)} image; expected at least 2, for an interval")
-    asked = question.classes if question.score.function is None else question.score.function
+    asked = question.targets
     values: dict[tuple[str, str], np.ndarray] = {}
     for name, method in chosen.items():
         drawn = random_key if name == RANDOM else map_key

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import check_layer, layers, watched
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish
-from jaxcnn.analysis.guided import guided_backpropagation
+from jaxcnn.analysis.guided import guided, rectified
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -123,7 +123,7 @@ def guided_grad_cam(
     """
     question = ask(model, state, images, targets, key=key, chunk=chunk)
     where = _enlarged(question, state, layer, _mean)
-    return finish(where[..., None] * guided_backpropagation(model, state, images, targets, chunk=chunk))
+    return finish(where[..., None] * rectified(question, guided))
 
 
 def last_maps(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> str:
@@ -162,7 +162,7 @@ def _enlarged(question: Question, state: State, layer: str | None, weigh: Weigh)
     check_layer(name, known)
     if len(known[name]) != 3:
         raise InputError(f"layer {name} computes values of shape {known[name]}; expected maps (h, w, c)")
-    maps = question.map(partial(_cam, question.network, name, weigh, question.variables))
+    maps = question.map(partial(_cam, question.network, name, known[name], weigh, question.variables))
     return jax.image.resize(maps, (len(maps), *shape[:2]), "bilinear")
 
 
@@ -177,10 +177,11 @@ def _spread(maps: Array, derivative: Array) -> Array:
     return (shares * jnp.maximum(derivative, 0)).sum((1, 2))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _cam(
     network: tuple[nn.Module, Score],
     layer: str,
+    shape: tuple[int, ...],
     weigh: Weigh,
     variables: Any,
     images: Array,
@@ -188,14 +189,6 @@ def _cam(
     _: Any,
 ) -> Float[Array, "n h w"]:
     model, score = network
-    shape: list[Any] = []
-
-    def measure(name: str, output: Array) -> Array:
-        if name == layer and not shape:
-            shape.append(jax.ShapeDtypeStruct(output.shape, output.dtype))
-        return output
-
-    jax.eval_shape(partial(watched, model, measure), variables, images)
 
     def scored(added: Array) -> tuple[Array, Array]:
         seen: list[Array] = []
@@ -203,14 +196,14 @@ def _cam(
         def add(name: str, output: Array) -> Array:
             if name != layer or seen:
                 return output
-            seen.append(output + added)
+            seen.append(output + added.astype(output.dtype))
             return seen[0]
 
         logits = watched(model, add, variables, images)
         return score(logits, classes).sum(), seen[0]
 
-    derivative, maps = jax.grad(scored, has_aux=True)(jnp.zeros(shape[0].shape, shape[0].dtype))
-    maps, derivative = maps.astype(jnp.float32), derivative.astype(jnp.float32)
+    derivative, maps = jax.grad(scored, has_aux=True)(jnp.zeros((len(images), *shape)))
+    maps = maps.astype(jnp.float32)
     return jnp.maximum(jnp.einsum("nc,nhwc->nhw", weigh(maps, derivative), maps, precision="highest"), 0)
 
 

@@ -54,7 +54,7 @@ def guided_backpropagation(
 
     Reference: Springenberg, Dosovitskiy, Brox & Riedmiller 2015, "Striving for simplicity", section 3.4.
     """
-    return finish(rectified(ask(model, state, images, targets, key=key, chunk=chunk), _guided))
+    return finish(rectified(ask(model, state, images, targets, key=key, chunk=chunk), guided))
 
 
 def deconvnet(
@@ -102,7 +102,8 @@ def rectified(question: Question, backward: Backward) -> Float[Array, "n h w c"]
     return question.map(partial(_rectified, question.network, backward, question.variables))
 
 
-def _guided(x: Array, g: Array) -> Array:
+def guided(x: Array, g: Array) -> Array:
+    """The rule of guided backpropagation, for `rectified`: g where x and g are positive, else 0."""
     return jnp.where((x > 0) & (g > 0), g, 0)
 
 

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxcnn.analysis.attribution import Question, Score, Targets, ask, logits
+from jaxcnn.analysis.attribution import Question, Score, Targets, ask, normal, scores_at_copies
 from jaxcnn.analysis.checks import checked_baseline
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -211,10 +211,9 @@ def max_sensitivity(
         raise InputError(f"samples is {samples} and radius {radius}; expected at least 1 and a positive number")
     noise_key, method_key = jax.random.split(jax.random.key(0) if key is None else key)
     question = ask(model, state, images, targets, key=noise_key, chunk=chunk).resolved()
-    asked = question.classes if question.score.function is None else question.score.function
 
     def explain(images: Array, key: Array) -> Array:
-        return method(model, state, images, asked, key=key, chunk=chunk)
+        return method(model, state, images, question.targets, key=key, chunk=chunk)
 
     maps = explain(question.images, method_key)
     size = _norms(maps)
@@ -299,7 +298,7 @@ def _exchanged(
     places, end = companions
     there = places[:, None] < counts[numbers][None, :, None, None]
     mixed = jnp.where(there[..., None], end[:, None], images[:, None])
-    values = _scores(network, variables, mixed, classes)
+    values, _ = scores_at_copies(network, variables, mixed, classes)
     return jnp.zeros((len(images), len(counts))).at[:, numbers].add(weights[None] * values)
 
 
@@ -315,21 +314,10 @@ def _misses(
     weights: Array,
 ) -> _Sums:
     keys, maps, scores = companions
-    drawn = noise * jax.vmap(lambda key: jax.vmap(lambda i: _normal(key, i, images.shape[1:]))(numbers))(keys)
-    true = scores[:, None] - _scores(network, variables, images[:, None] - drawn, classes)
+    drawn = noise * normal(keys, numbers, images.shape[1:])
+    true = scores[:, None] - scores_at_copies(network, variables, images[:, None] - drawn, classes)[0]
     told = jnp.einsum("nshwc,nhwc->ns", drawn, maps, precision="highest")
     return _Sums(*(x @ weights for x in (told**2, true**2, told * true, (told - true) ** 2)))
-
-
-def _scores(
-    network: tuple[nn.Module, Score], variables: Any, copies: Float[Array, "n s h w c"], classes: Array | None
-) -> Float[Array, "n s"]:
-    """The scores of several pictures in the place of each image."""
-    model, score = network
-    count, samples = copies.shape[:2]
-    repeated = None if classes is None else jnp.repeat(classes, samples)
-    values = logits(model, variables, copies.reshape(-1, *copies.shape[2:]))
-    return score(values, repeated).reshape(count, samples)
 
 
 @jax.jit
@@ -338,10 +326,6 @@ def _moved(images: Array, keys: Array, number: ArrayLike, radius: ArrayLike) -> 
         return jax.random.uniform(jax.random.fold_in(key, number), images.shape[1:], minval=-1, maxval=1)
 
     return jnp.clip(images + radius * jax.vmap(uniform)(keys), 0, 1)
-
-
-def _normal(key: Array, number: ArrayLike, shape: tuple[int, ...]) -> Array:
-    return jax.random.normal(jax.random.fold_in(key, number), shape)
 
 
 def _norms(maps: Array) -> Float[Array, " n"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish, logits
+from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish, scores_at_copies
 from jaxcnn.analysis.checks import checked_baseline
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -138,13 +138,10 @@ def evaluated(
       hidden: X', what takes the place of pixels that are not seen.
       masks: M, 1 where the image is seen and 0 where it is not; m is n, or 1 where all images have the same.
     """
-    model, score = network
-    count, copies = len(images), masks.shape[1]
     seen = masks[..., None]
     mixed = seen * images[:, None] + (1 - seen) * hidden[:, None]  # exact at 0 and 1
-    said = logits(model, variables, mixed.reshape(-1, *images.shape[1:]))
-    scores = score(said, None if classes is None else jnp.repeat(classes, copies))
-    return scores.reshape(count, copies).astype(jnp.float32), said.reshape(count, copies, -1)
+    scores, said = scores_at_copies(network, variables, mixed, classes)
+    return scores.astype(jnp.float32), said
 
 
 def unless_hidden(

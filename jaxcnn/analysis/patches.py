@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from jaxcnn.analysis.activations import check_layer, layers, unrolled, watched
+from jaxcnn.analysis.activations import activation, check_layer, layers, unrolled
 from jaxcnn.analysis.checks import checked_images
 from jaxcnn.analysis.chunks import affordable
 from jaxcnn.analysis.receptive_field import Field, Reach, enter, follow, leave, of_layer
@@ -288,13 +288,5 @@ def _strongest(
     model: nn.Module, layer: str, variables: Any, images: Array, units: Array
 ) -> tuple[Float[Array, "n units"], Int[Array, "n units"]]:
     """Each unit's largest activation in every image, and its position in the map, counted row by row."""
-    seen: list[Array] = []
-
-    def record(name: str, output: Array) -> Array:
-        if name == layer:
-            seen.append(output)
-        return output
-
-    watched(model, record, variables, images)
-    maps = seen[0].astype(jnp.float32)[..., units].reshape(len(images), -1, len(units))
+    maps = activation(model, layer, variables, images)[..., units].reshape(len(images), -1, len(units))
     return maps.max(1), maps.argmax(1)

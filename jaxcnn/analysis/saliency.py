@@ -21,6 +21,7 @@ from jaxcnn.analysis.attribution import (
     derivatives,
     derivatives_at_copies,
     finish,
+    normal,
 )
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -240,16 +241,12 @@ def _noisy_sums(
 ) -> _Moments:
     keys, center = companions
     spread = images.max((1, 2, 3)) - images.min((1, 2, 3))
-    drawn = jax.vmap(lambda key: jax.vmap(lambda i: _normal(key, i, images.shape[1:]))(numbers))(keys)
+    drawn = normal(keys, numbers, images.shape[1:])
     copies = images[:, None] + noise * spread[:, None, None, None, None] * drawn
     derivatives = derivatives_at_copies(network, variables, copies, classes) - center[:, None]
     return _Moments(
         *(jnp.einsum("s,nshwc->nhwc", weights, d, precision="highest") for d in (derivatives, derivatives**2))
     )
-
-
-def _normal(key: Array, number: Array, shape: tuple[int, ...]) -> Array:
-    return jax.random.normal(jax.random.fold_in(key, number), shape)
 
 
 METHODS = {

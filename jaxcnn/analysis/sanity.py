@@ -276,8 +276,7 @@ def _explained(
     question = ask(model, state, images, targets, chunk=chunk).resolved()
     if min(question.images.shape[1:3]) < _SMALLEST:
         raise InputError(f"images have shape {question.images.shape}; expected sides of at least {_SMALLEST} pixels")
-    asked = question.classes if question.score.function is None else question.score.function
-    return lambda state: np.asarray(function(model, state, question.images, asked, key=key, chunk=chunk))
+    return lambda state: np.asarray(function(model, state, question.images, question.targets, key=key, chunk=chunk))
 
 
 def _steps(

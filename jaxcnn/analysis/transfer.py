@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.chunks import join, pieces
 from jaxcnn.errors import InputError, JaxcnnError
 from jaxcnn.state import State
 
@@ -50,10 +51,8 @@ def features(model: nn.Module, state: State, images: ArrayLike, *, chunk: int = 
       InputError: the images are not floats [N, H, W, C] in [0, 1], or the network has no layer called head.
     """
     pixels = checked_images(images)
-    count = len(pixels)
-    pixels = jnp.pad(pixels, ((0, -count % min(chunk, count)), (0, 0), (0, 0), (0, 0)))  # one size, compiled once
-    parts = [pixels[i : i + chunk] for i in range(0, len(pixels), chunk)]
-    return jnp.concatenate([_features(model, state.variables, part) for part in parts])[:count]
+    parts = [_features(model, state.variables, pixels[some]) for some in pieces(len(pixels), chunk)]
+    return join(parts, len(pixels))
 
 
 @partial(jax.jit, static_argnums=0)
