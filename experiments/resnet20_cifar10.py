@@ -13,5 +13,5 @@ EXPERIMENT = Experiment(
     model=ModelConfig("cifar_resnet20"),
     data=DataConfig("cifar10", batch_size=128, augment={"crop": 4.0, "flip": 0.5}),
     optimizer=OptimizerConfig("nesterov", learning_rate=0.2, weight_decay=5e-4, schedule="one_cycle"),
-    training=TrainingConfig(epochs=23),
+    training=TrainingConfig(epochs=44),
 )

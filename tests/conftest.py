@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Compiling is most of what the tests do, and LLVM's optimisation most of that; XLA's own stays on.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # the tests leave nothing in the home directory, nor their processes
+# Many tests, and the commands they start, compile the same programs. These are kept while the tests run, and nowhere
+# that is there before and after; the workers inherit the folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="jaxcnn-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 from jaxtyping import install_import_hook
 

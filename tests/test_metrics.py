@@ -138,6 +138,22 @@ def test_ties_go_in_reading_order_and_what_is_written_can_be_chosen():
     np.testing.assert_allclose(curve.probabilities[:, 3], expected, rtol=1e-4)
 
 
+@settings(max_examples=10, deadline=None)
+@given(side=st.integers(1, 9))
+def test_a_region_has_the_mean_heat_of_its_pixels(side):
+    rows, columns = (np.arange(size) // side for size in SHAPE[:2])
+    labels = rows[:, None] * (columns[-1] + 1) + columns[None]
+    found = np.asarray(metrics.by_region(HEAT, side))
+    for got, heat in zip(found, np.asarray(HEAT), strict=True):
+        means = scipy.ndimage.mean(heat, labels, np.arange(labels.max() + 1))
+        np.testing.assert_allclose(got, means[labels], atol=1e-6)
+
+
+def test_a_region_without_pixels_is_refused():
+    with pytest.raises(InputError, match="the side of a region is 0; expected at least 1 pixel"):
+        metrics.by_region(HEAT, 0)
+
+
 def test_the_predicted_class_of_the_whole_picture_is_followed_by_default():
     predicted = SMALL.apply(SMALL_STATE.variables, IMAGES, train=False).argmax(-1)
     assert len(set(predicted.tolist())) > 1

@@ -125,6 +125,25 @@ def test_a_checkpoint_that_failed_before_is_passed_over(tmp_path):
     assert max(record["step"] for record in run.Metrics(tmp_path / "metrics.jsonl").read()) == 22
 
 
+def test_a_kill_while_going_back_to_the_beginning_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+    chosen, file = experiment(0.1), tmp_path / "metrics.jsonl"
+    train(chosen, tmp_path)
+    undisturbed = run.Metrics(file).read()
+    discard = Checkpoints.discard_after
+
+    def killed(self, step):
+        discard(self, step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "discard_after", killed)
+        patch.setattr(recovery, "_finite", lambda *_: False)
+        with pytest.raises(KeyboardInterrupt):
+            recovery.roll_back(chosen, tmp_path, recovery.Diverged(float("inf"), 33, tmp_path))
+    train(chosen, tmp_path)
+    assert run.Metrics(file).read() == undisturbed
+
+
 def damage(directory, step: int) -> None:
     for path in (directory / "checkpoints" / str(step)).rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:

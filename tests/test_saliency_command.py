@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -224,11 +225,20 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     assert arrays["deletion"].shape == arrays["insertion"].shape == (3, 6, images.shape[1] + 1)
     areas = np.trapezoid(arrays["deletion"], arrays["shares"], axis=-1).mean(-1)
     np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:3]], rtol=1e-4)
-    assert printed["files"] == ["trust.npz", "curves.pdf", "curves.png"]
-    status, out, _ = invoke(capsys, *arguments, "--format", "markdown", "--output", "again")
+    assert printed["files"] == ["trust.npz", "trust.csv", "trust.md", "curves.pdf", "curves.png"]
+    assert "| deletion | gradient |" in (here / "trust-digits" / "trust.md").read_text()
+    lines = list(csv.DictReader((here / "trust-digits" / "trust.csv").open()))
+    assert [float(line["mean"]) for line in lines] == [row["mean"] for row in printed["rows"]]
+    status, out, _ = invoke(capsys, *arguments, "--magnitudes", "--region", "3", "--output", "again")
     assert status == 0
-    assert "| deletion | gradient |" in out
-    assert "trust.npz" not in out
+    assert "trust.md" in out
+    _, about = results(here / "again" / "trust.npz")
+    assert about["magnitudes"]
+    squares = comparison.compare(
+        *(model, state, chosen, QUICK), key=jax.random.key(3), measures=["insertion"], magnitudes=True, region=3
+    )
+    means = [row["mean"] for row in about["table"]["rows"] if row["measure"] == "insertion"]
+    np.testing.assert_allclose(means, [row.mean for row in squares], rtol=1e-4)
 
 
 def test_the_network_may_be_drawn_anew(capsys, run, here):
@@ -266,7 +276,7 @@ def test_the_network_may_be_drawn_anew(capsys, run, here):
         ("trust", ["--limit", "1"], "expected at least 2 images"),
         ("trust", ["--methods", "rize"], "did you mean rise"),
         ("trust", ["--output", "kept"], "kept exists"),
-        ("trust", ["--format", "html"], "html"),
+        ("trust", ["--methods", "gradient", "--region", "0"], "the side of a region is 0"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(capsys, network, folder, here, command, arguments, says):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 import skimage.feature
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import jaxcnn
+from jaxcnn import models
 from jaxcnn.analysis import sanity
 from jaxcnn.analysis.attribution import DeadMapWarning
 from jaxcnn.analysis.saliency import gradient, smooth_grad
+from jaxcnn.config import DataConfig
+from jaxcnn.data import open_split
 from jaxcnn.errors import InputError
 
 SHAPE = (12, 10, 3)
@@ -281,3 +285,39 @@ def test_on_photographs_the_gradient_changes_much_more_than_guided_backpropagati
             assert one.mean() + 0.2 < other.mean()
         assert plain.spearman_absolute.mean() < 0.5
         assert guided.spearman_absolute.mean() > 0.6
+
+
+@pytest.mark.slow
+def test_who_learned_permuted_labels_looks_elsewhere_than_who_learned_the_labels_again():
+    source = open_split(DataConfig("digits"), "train", 0)
+    pixels, labels = source.read(np.arange(500))
+    images = jnp.asarray(pixels, jnp.float32) / 255
+    model = models.create("lenet5", activation="relu", mean=(0.5,), std=(0.5,))
+    optimizer = optax.adam(2e-3)
+
+    @jax.jit
+    def step(state, labels, chosen):
+        def loss(params):
+            logits = model.apply({"params": params}, images[chosen], train=False)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[chosen]).mean()
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(state.params), state.opt_state)
+        return state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+    def trained(labels, seed):
+        state = jaxcnn.state.create(model, jax.random.key(seed), images.shape[1:], optimizer)
+        rng = np.random.default_rng(seed)
+        for _ in range(200):
+            for chosen in rng.permutation(500).reshape(5, 100):
+                state = step(state, labels, chosen)
+        correct = model.apply(state.variables, images, train=False).argmax(-1) == labels
+        assert correct.mean() > 0.95  # as in section 5 of the paper
+        return state
+
+    permuted = np.random.default_rng(7).permutation(labels)
+    one, again, other = trained(labels, 1), trained(labels, 2), trained(permuted, 2)
+    asked = images[:50]
+    for method in ("gradient", "integrated_gradients", "grad_cam"):
+        same = sanity.label_randomisation(method, model, one, again, asked, labels[:50])
+        permuted_labels = sanity.label_randomisation(method, model, one, other, asked, labels[:50])
+        assert permuted_labels.spearman.mean() + 0.1 < same.spearman.mean(), method

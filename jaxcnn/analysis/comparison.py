@@ -56,7 +56,7 @@ def interval(values: ArrayLike) -> Interval:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Explanation:
     """The maps that a method made of images, as a measure needs them.
 
     Attributes:
@@ -69,6 +69,7 @@ class Subject:
       key: the same for all methods.
       chunk: images that the network evaluates at once.
       magnitudes: whether a pixel that speaks against what is explained is as important as one that speaks for it.
+      region: side in pixels of the squares that are exchanged as a whole.
     """
 
     method: Method
@@ -80,12 +81,13 @@ class Subject:
     key: Array
     chunk: int
     magnitudes: bool
+    region: int
 
     @property
     def heat(self) -> Float[Array, "n h w"]:
-        """One number for each pixel, higher = more important."""
+        """One number for each pixel, higher = more important; the same for all pixels of a region."""
         heat = self.method.heat(self.maps)
-        return jnp.abs(heat) if self.magnitudes else heat
+        return metrics.by_region(jnp.abs(heat) if self.magnitudes else heat, self.region)
 
     @property
     def asked(self) -> tuple[nn.Module, State, Array]:
@@ -98,33 +100,33 @@ class Measure:
     """What a table measures.
 
     Attributes:
-      function: of the subject, a number for each image, [N].
+      function: of an explanation, a number for each image, [N].
       higher_is_better: whether a faithful map has a high one.
       reference: the paper.
     """
 
-    function: Callable[[Subject], Array]
+    function: Callable[[Explanation], Array]
     higher_is_better: bool
     reference: str
 
 
 MEASURES = {
     "deletion": Measure(
-        lambda s: metrics.deletion(*s.asked, s.heat, s.targets, chunk=s.chunk).area, False, "Petsiuk et al. 2018"
+        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, chunk=e.chunk).area, False, "Petsiuk et al. 2018"
     ),
     "insertion": Measure(
-        lambda s: metrics.insertion(*s.asked, s.heat, s.targets, chunk=s.chunk).area, True, "Petsiuk et al. 2018"
+        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, chunk=e.chunk).area, True, "Petsiuk et al. 2018"
     ),
     "road": Measure(
-        lambda s: road(*s.asked, s.heat, s.targets, key=s.key, chunk=s.chunk).gap, True, "Rong et al. 2022"
+        lambda e: road(*e.asked, e.heat, e.targets, key=e.key, chunk=e.chunk).gap, True, "Rong et al. 2022"
     ),
     "infidelity": Measure(
-        lambda s: metrics.infidelity(*s.asked, s.maps, s.targets, key=s.key, chunk=s.chunk, normalize=True),
+        lambda e: metrics.infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk, normalize=True),
         False,
         "Yeh et al. 2019",
     ),
     "max_sensitivity": Measure(
-        lambda s: metrics.max_sensitivity(s.method.function, *s.asked, s.targets, key=s.key, chunk=s.chunk),
+        lambda e: metrics.max_sensitivity(e.method.function, *e.asked, e.targets, key=e.key, chunk=e.chunk),
         False,
         "Yeh et al. 2019",
     ),
@@ -229,6 +231,7 @@ def compare(
     chunk: int | None = None,
     measures: Sequence[str] | Mapping[str, Measure] = ("deletion", "insertion", "road"),
     magnitudes: bool = False,
+    region: int = 1,
 ) -> Comparison:
     """Methods measured on the same images, with the same noise, beside maps of random numbers.
 
@@ -247,10 +250,11 @@ def compare(
       measures: names among `MEASURES`, of which infidelity and max_sensitivity take longest; or measures by names.
       magnitudes: whether deletion, insertion and ROAD rank pixels by the magnitude of signed maps: where a map changes
         its sign from pixel to pixel, as one made of gradients does, both signs tend to mark what is looked at.
+      region: side in pixels of the squares that deletion, insertion and ROAD exchange as a whole (`metrics.by_region`).
 
     Raises:
       InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has the baseline's
-        name; a measure gives no number for each image; or see `metrics.deletion`.
+        name; a measure gives no number for each image; or see `metrics.deletion` and `metrics.by_region`.
     """
     chosen = {name: _method(name, methods) for name in methods} | {
         RANDOM: Method(random_map, RANDOM, False, "the baseline")
@@ -270,9 +274,11 @@ def compare(
     for name, method in chosen.items():
         drawn = random_key if name == RANDOM else map_key
         maps = method.function(model, state, question.images, asked, key=drawn, chunk=chunk)
-        subject = Subject(method, maps, model, state, question.images, asked, measure_key, question.chunk, magnitudes)
+        explanation = Explanation(
+            method, maps, model, state, question.images, asked, measure_key, question.chunk, magnitudes, region
+        )
         for label, measure in measured_by.items():
-            values[label, name] = _measured(label, measure, subject)
+            values[label, name] = _measured(label, measure, explanation)
     rows = [
         _row(name, label, values[label, name], values[label, RANDOM], measure.higher_is_better)
         for label, measure in measured_by.items()
@@ -349,11 +355,12 @@ def _measure(name: str, measures: Sequence[str] | Mapping[str, Measure]) -> Meas
     return MEASURES[name]
 
 
-def _measured(label: str, measure: Measure, subject: Subject) -> np.ndarray:
-    values = jnp.asarray(measure.function(subject))
-    if values.shape != (len(subject.images),):
+def _measured(label: str, measure: Measure, explanation: Explanation) -> np.ndarray:
+    values = jnp.asarray(measure.function(explanation))
+    if values.shape != (len(explanation.images),):
         raise InputError(
-            f"the measure {label} gave shape {values.shape}; expected a number for each of {len(subject.images)} images"
+            f"the measure {label} gave shape {values.shape}; expected a number for each of {len(explanation.images)} "
+            "images"
         )
     return np.asarray(values, np.float64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -112,11 +112,12 @@ def trust(arguments: Sequence[str]) -> None:
         methods: tuple[str, ...] = ("all",),
         targets: tuple[str, ...] = (),
         measures: tuple[str, ...] = ("road",),
+        magnitudes: bool = False,
+        region: int = 1,
         randomise: bool = False,
         limit: int = 16,
         seed: int = 0,
         output: str | None = None,
-        format: Literal["text", "csv", "markdown"] = "text",
         json: Json = False,
     ) -> Any:
         """Compare attribution methods on a network by how faithful their maps are to it, beside maps of random numbers.
@@ -127,16 +128,18 @@ def trust(arguments: Sequence[str]) -> None:
           targets: Names or numbers of the classes explained, one for all images or one for each; by default the
             predicted ones.
           measures: Besides deletion and insertion: road, infidelity, max_sensitivity.
+          magnitudes: Rank pixels by the magnitude of signed maps, which suits those made of gradients.
+          region: Side in pixels of the squares that are deleted and inserted as a whole; 9 suits photographs.
           randomise: Draw, too, how the maps change as the network's layers are drawn anew.
           limit: Most images, taken at equal distances from all.
           seed: Seed of all that is drawn at random.
-          output: New folder for the curves (.npz) and the figures; by default trust-NETWORK.
-          format: How the table is printed.
+          output: New folder for the curves (.npz), the table (CSV and Markdown) and the figures; by default
+            trust-NETWORK.
           json: Print the result as one JSON object on standard output.
         """
-        return chosen, methods, targets, measures, randomise, limit, seed, output, format, json
+        return chosen, methods, targets, measures, magnitudes, region, randomise, limit, seed, output, json
 
-    chosen, methods, targets, measures, randomise, limit, seed, output, form, as_json = parse_arguments(
+    chosen, methods, targets, measures, magnitudes, region, randomise, limit, seed, output, as_json = parse_arguments(
         parse, "trust", arguments
     )
     from jaxcnn.analysis import comparison
@@ -147,6 +150,8 @@ def trust(arguments: Sequence[str]) -> None:
         methods=methods,
         targets=targets,
         measures=measures,
+        magnitudes=magnitudes,
+        region=region,
         randomise=randomise,
         limit=limit,
         seed=seed,
@@ -158,10 +163,9 @@ def trust(arguments: Sequence[str]) -> None:
         result = {"output": str(drawn.folder), "files": files, "left_out": drawn.left_out}
         print_json(result | _explained(drawn.chosen) | comparison.json(drawn.table))
         return
-    print({"text": comparison.text, "csv": comparison.csv, "markdown": comparison.markdown}[form](drawn.table))
-    if form == "text":
-        for path in drawn.files:
-            print(f"  {path}")
+    print(comparison.text(drawn.table))
+    for path in drawn.files:
+        print(f"  {path}")
 
 
 def _say(sentence: str) -> None:

@@ -34,7 +34,12 @@ def new_folder(path: str | Path) -> Path:
 
 
 def write(
-    folder: Path, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], figures: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Writes the folder; it appears whole or not at all.
 
@@ -45,9 +50,10 @@ def write(
       about: JSON values that say from what; kept with the arrays as the text "about", to which versions and devices
         are added.
       figures: by the names of their files.
+      texts: by the names of their files, ending included.
 
     Returns:
-      The .npz, then a PDF and a PNG for each figure.
+      The .npz, then the texts, then a PDF and a PNG for each figure.
 
     Raises:
       InputError: the folder has appeared meanwhile.
@@ -63,7 +69,11 @@ def write(
             np.savez_compressed(stream, allow_pickle=False, about=np.array(text), **arrays)
             stream.flush()
             os.fsync(stream.fileno())
-        written = [file, *(path for stem, figure in figures.items() for path in style.save(figure, partial / stem))]
+        written = [file]
+        for title, content in (texts or {}).items():
+            written.append(partial / title)
+            written[-1].write_text(content, encoding="utf-8")
+        written += [path for stem, figure in figures.items() for path in style.save(figure, partial / stem)]
         new_folder(folder)
         partial.rename(folder)  # over an empty folder at most
     except OSError as error:

@@ -52,6 +52,8 @@ def draw_trust(
     methods: Sequence[str] = (ALL,),
     targets: Sequence[str] = (),
     measures: Sequence[str] = ("road",),
+    magnitudes: bool = False,
+    region: int = 1,
     randomise: bool = False,
     limit: int = 16,
     seed: int = 0,
@@ -65,6 +67,8 @@ def draw_trust(
       methods: see `saliency.pick`.
       targets: see `saliency.choose`.
       measures: besides deletion and insertion, names among `comparison.MEASURES`.
+      magnitudes: see `comparison.compare`.
+      region: see `comparison.compare`.
       randomise: whether to draw, too, how maps change as the network's layers are drawn anew.
       limit: most images, at least 2.
       seed: of the key of all that is drawn at random.
@@ -90,7 +94,12 @@ def draw_trust(
     } | {name: MEASURES[name] for name in measures if name not in _ALWAYS}
     key = jax.random.key(seed)
     compare = partial(
-        comparison.compare, network.model, network.state, chosen.images, picked, chosen.targets, key=key, measures=asked
+        comparison.compare,
+        *(network.model, network.state, chosen.images, picked, chosen.targets),
+        key=key,
+        measures=asked,
+        magnitudes=magnitudes,
+        region=region,
     )
     table = heard(compare, "trust", say)
 
@@ -117,19 +126,22 @@ def draw_trust(
         "options": {name: options(method.function) for name, method in picked.items()},
         "left_out": left_out,
         "measures": list(asked),
+        "magnitudes": magnitudes,
+        "region": region,
         "seed": seed,
         "table": comparison.json(table),
         **chosen.about(),
     }
-    return Measured(folder, results.write(folder, "trust", arrays, about, figures), chosen, table, left_out)
+    tables = {"trust.csv": comparison.csv(table) + "\n", "trust.md": comparison.markdown(table) + "\n"}
+    return Measured(folder, results.write(folder, "trust", arrays, about, figures, tables), chosen, table, left_out)
 
 
 def _kept(function: Callable[..., metrics.Curve], name: str, curves: dict[str, dict[str, metrics.Curve]]) -> Measure:
     """The area under the curves, which are kept."""
 
-    def measured(subject: comparison.Subject) -> jax.Array:
-        curve = function(*subject.asked, subject.heat, subject.targets, chunk=subject.chunk)
-        curves[name][subject.method.title] = curve
+    def measured(explanation: comparison.Explanation) -> jax.Array:
+        curve = function(*explanation.asked, explanation.heat, explanation.targets, chunk=explanation.chunk)
+        curves[name][explanation.method.title] = curve
         return curve.area
 
     return Measure(measured, MEASURES[name].higher_is_better, MEASURES[name].reference)

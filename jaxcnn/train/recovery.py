@@ -95,8 +95,10 @@ def roll_back(experiment: Experiment, directory: str | Path, diverged: Diverged)
     with Checkpoints(Path(directory) / "checkpoints", keep=experiment.training.keep) as checkpoints:
         steps = [step for step in reversed(checkpoints.steps()) if step < diverged.step and step not in tried]
         good = next((step for step in steps if _finite(directory, step)), 0)
+        # The records first: killed in between, the run goes on from a checkpoint as if nothing had been tried, while
+        # records without any checkpoint look like a run whose checkpoints were lost.
+        Metrics(Path(directory) / "metrics.jsonl").truncate(good)
         checkpoints.discard_after(good)
-    Metrics(Path(directory) / "metrics.jsonl").truncate(good)
     rate = learning_rate(experiment, directory) * FACTOR
     file.append({"step": good, "failed_step": diverged.step, "loss": diverged.loss, "learning_rate": rate})
     where = f"step {good}" if good else "the beginning"
