@@ -69,7 +69,7 @@ def test_every_cell_runs_and_pictures_are_shown(path, kernel, tmp_path, request,
         monkeypatch.setenv("JAXCNN_WEIGHTS", str(data / "weights" / "squeezenet1_0_imagenet.pth"))
         monkeypatch.setenv("JAXCNN_PHOTOGRAPHS", str(data / "imagenet_samples"))
     notebook: Any = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name=kernel).execute(cwd=str(tmp_path))
+    NotebookClient(notebook, timeout=300, kernel_name=kernel).execute(cwd=str(tmp_path))
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     assert any("image/png" in output.get("data", {}) for output in outputs)

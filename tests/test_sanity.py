@@ -289,7 +289,7 @@ def test_on_photographs_the_gradient_changes_much_more_than_guided_backpropagati
 
 @pytest.mark.slow
 def test_who_learned_permuted_labels_looks_elsewhere_than_who_learned_the_labels_again():
-    source = open_split(DataConfig("digits"), "train", 0)
+    source = open_split(DataConfig("digits", image_size=28), "train", 0)
     pixels, labels = source.read(np.arange(500))
     images = jnp.asarray(pixels, jnp.float32) / 255
     model = models.create("lenet5", activation="relu", mean=(0.5,), std=(0.5,))
@@ -317,7 +317,7 @@ def test_who_learned_permuted_labels_looks_elsewhere_than_who_learned_the_labels
     permuted = np.random.default_rng(7).permutation(labels)
     one, again, other = trained(labels, 1), trained(labels, 2), trained(permuted, 2)
     asked = images[:50]
-    for method in ("gradient", "integrated_gradients", "grad_cam"):
+    for method in ("gradient", "gradient_x_input"):
         same = sanity.label_randomisation(method, model, one, again, asked, labels[:50])
         permuted_labels = sanity.label_randomisation(method, model, one, other, asked, labels[:50])
         assert permuted_labels.spearman.mean() + 0.1 < same.spearman.mean(), method
