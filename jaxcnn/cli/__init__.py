@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.cli.explain import filters, patches
+from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.networks import convert, probe, summary
 from jaxcnn.cli.runs import demo, evaluate, figures, train
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         saliency,
         occlusion,
         trust,
+        lesion,
         study,
         search,
         models,
@@ -52,6 +54,7 @@ COMPILING = frozenset(
         "saliency",
         "occlusion",
         "trust",
+        "lesion",
         "study",
         "search",
     }

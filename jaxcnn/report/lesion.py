@@ -1,0 +1,252 @@
+"""What a network loses with its blocks: deleted one by one or at random, moved, or passed by the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxcnn.analysis import gradients, lesion
+from jaxcnn.analysis.blocks import Block, blocks
+from jaxcnn.errors import InputError
+from jaxcnn.figures import lesion as figures
+from jaxcnn.report import results
+from jaxcnn.report.subject import BATCH, Network, Subject
+
+Kind: TypeAlias = Literal["delete", "random", "shuffle", "paths"]
+Result: TypeAlias = lesion.Single | lesion.Several | lesion.Shuffled | gradients.Paths
+
+EXAMPLES = 1000
+"""Images that are classified after each lesion, where no limit is given."""
+EXAMPLES_OF_PATHS = 64
+"""Images by which the loss is differentiated along each path."""
+MOST = 10
+"""Blocks deleted or swaps made at most, where no numbers are given."""
+
+
+@dataclass(frozen=True)
+class Lesioned:
+    """Lesions of some networks, measured and drawn.
+
+    Attributes:
+      folder: what was written.
+      files: in it.
+      examples: images that were classified.
+      networks: the networks with what was measured of each.
+    """
+
+    folder: Path
+    files: list[Path]
+    examples: int
+    networks: list[tuple[Network, Result]]
+
+
+def draw_lesion(
+    subject: Subject,
+    *,
+    kind: Kind = "delete",
+    counts: Sequence[int] = (),
+    repeats: int = 20,
+    beside: Sequence[Network] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Lesioned:
+    """Measures lesions of a network, and draws them beside those of others on the same images.
+
+    Args:
+      subject: the network and labelled images.
+      kind: delete each block, delete random blocks, swap random blocks, or follow the gradient along random paths.
+      counts: of random lesions: blocks deleted, swaps, or branches on a path; none are the numbers up to `MOST`, or for
+        paths all.
+      repeats: of each number.
+      beside: other networks; those of one architecture are drawn as one, each a seed.
+      limit: most images, taken at equal distances from all.
+      seed: of the key of all that is drawn at random.
+      output: the new folder; None calls it after the network and the kind.
+
+    Raises:
+      InputError: an argument is out of range, the images have no labels or other classes than a network, a network has
+        no such blocks or takes other images, or the folder exists.
+    """
+    folder = results.new_folder(f"lesion-{subject.network.title}-{kind}" if output is None else output)
+    if counts and kind == "delete":
+        raise InputError(f"counts are {tuple(counts)}; expected none where each block is deleted by itself")
+    networks = [subject.network, *beside]
+    _check_labels(subject, networks)
+    most = limit if limit is not None else EXAMPLES_OF_PATHS if kind == "paths" else EXAMPLES
+    if most < 1:
+        raise InputError(f"limit is {most}; expected at least 1 image")
+    total = len(subject.source)
+    indices = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
+    measure = _measure(kind, tuple(counts), repeats, jax.random.key(seed))
+    found = [(network, measure(network, _Batches(subject, indices))) for network in networks]
+    said = f"{len(indices):,} {subject.origin}"
+    arrays: dict[str, np.ndarray] = {"indices": indices}
+    for number, (_, result) in enumerate(found):
+        arrays |= {
+            f"{name}_{number}": np.asarray(value) for name, value in result._asdict().items() if name != "blocks"
+        }
+        arrays[f"blocks_{number}"] = np.array([block.name for block in result.blocks])
+    about = {
+        "command": "lesion",
+        "kind": kind,
+        "counts": list(counts),
+        "repeats": repeats,
+        "limit": limit,
+        "seed": seed,
+        "beside": [network.about() for network in beside],
+        **subject.about(),
+    }
+    drawn = {kind: _figure(kind, _named(found), said, 1 - 1 / len(subject.source.class_names))}
+    return Lesioned(folder, results.write(folder, "lesion", arrays, about, drawn), len(indices), found)
+
+
+def values(result: Result) -> dict[str, Any]:
+    """What was measured, as JSON values; which blocks were drawn is in the arrays."""
+    blocks = [
+        {"name": block.name, "stage": block.stage, "downsamples": block.downsamples, "deletable": block.deletable}
+        for block in result.blocks
+    ]
+    drawn = {"blocks", "deleted", "orders", "kept"}
+    measured = {name: np.asarray(value).tolist() for name, value in result._asdict().items() if name not in drawn}
+    if isinstance(result, gradients.Paths):
+        measured |= {"shares": result.shares.tolist(), "contributions": result.contributions.tolist()}
+    return {"blocks": blocks, **measured}
+
+
+def in_words(result: Result) -> list[str]:
+    """What was measured, a line for each block or number of them."""
+    if isinstance(result, gradients.Paths):
+        mean = float((result.lengths * result.contributions).sum())
+        rows = zip(result.lengths, result.shares, result.norms.mean(1), result.contributions, strict=True)
+        lines = [
+            f"{length} blocks: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of all"
+            for length, share, norm, brought in rows
+        ]
+        return [*lines, f"mean length {mean:.1f} of {len(result.blocks)} blocks, by what the paths bring"]
+    whole = f"error {result.intact:.1%}"
+    if isinstance(result, lesion.Single):
+        rows = zip(result.blocks, result.errors, strict=True)
+        return [whole, *(f"without {b.name} {e:.1%}{_note(b)}" for b, e in rows if b.deletable)]
+    if isinstance(result, lesion.Several):
+        numbers, kind = result.counts, "deleted"
+    else:
+        numbers, kind = result.swaps, "swaps"
+    low, middle, high = np.quantile(result.errors, (0.025, 0.5, 0.975), axis=1)
+    rows = zip(numbers, low, middle, high, strict=True)
+    return [whole, *(f"{n} {kind}: error {b:.1%}, {a:.1%} to {c:.1%} in 95% of draws" for n, a, b, c in rows)]
+
+
+def _note(block: Block) -> str:
+    return ", which halves the map" if block.downsamples else ""
+
+
+class _Batches:
+    """Images with their labels, read anew each time."""
+
+    def __init__(self, subject: Subject, indices: np.ndarray) -> None:
+        self._subject, self._indices = subject, indices
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(self._indices), BATCH):
+            images, labels = self._subject.source.read(self._indices[start : start + BATCH])
+            yield images.astype(np.float32) / 255, labels
+
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """All at once."""
+        images, labels = zip(*self, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+
+def _check_labels(subject: Subject, networks: Sequence[Network]) -> None:
+    if not subject.labelled:
+        raise InputError("the photographs have no labels; expected file or folder names that begin with a synset")
+    classes = len(subject.source.class_names)
+    for network in networks:
+        if network.model.num_classes != classes:
+            raise InputError(
+                f"{network.title} has {network.model.num_classes} classes; expected {classes}, as the images have"
+            )
+
+
+def _measure(
+    kind: Kind, counts: tuple[int, ...], repeats: int, key: jax.Array
+) -> Callable[[Network, _Batches], Result]:
+    def measure(network: Network, batches: _Batches) -> Result:
+        asked = network.model, network.state
+        if kind == "delete":
+            return lesion.single(*asked, batches)
+        if kind == "shuffle":
+            return lesion.shuffle(*asked, batches, counts or range(MOST + 1), repeats, key)
+        images, labels = batches.whole() if kind == "paths" else next(iter(batches))
+        if kind == "paths":
+            return gradients.paths(*asked, images, labels, repeats, key, lengths=counts or None)
+        height, width, channels = images.shape[1:]
+        deletable = sum(block.deletable for block in blocks(*asked, (height, width, channels)))
+        return lesion.several(*asked, batches, counts or range(1, min(MOST, deletable) + 1), repeats, key)
+
+    return measure
+
+
+def _named(found: Sequence[tuple[Network, Result]]) -> dict[str, list[Any]]:
+    """The results of networks of one architecture together, by what they are called."""
+    groups: dict[tuple[str, str], list[tuple[Network, Result]]] = {}
+    for network, result in found:
+        options = ", ".join(f"{name} {value}" for name, value in sorted(network.spec.options.items()))
+        groups.setdefault((network.spec.name, options), []).append((network, result))
+    names = [name for name, _ in groups]
+    titles = [f"{name} ({options})" if options and names.count(name) > 1 else name for name, options in groups]
+    return {title: [result for _, result in group] for title, group in zip(titles, groups.values(), strict=True)}
+
+
+def _figure(kind: Kind, groups: dict[str, list[Any]], images: str, chance: float) -> Any:
+    def joined(name: str, group: list[Any]) -> np.ndarray:
+        """[K, R] of all networks together."""
+        return np.concatenate([getattr(result, name) for result in group], axis=1)
+
+    if kind == "delete":
+        deletions = {
+            title: figures.Deletions(
+                [block.name for block in group[0].blocks],
+                [block.downsamples for block in group[0].blocks],
+                np.stack([result.errors for result in group]),
+                [result.intact for result in group],
+            )
+            for title, group in groups.items()
+        }
+        return figures.single(deletions, chance=chance, images=images)
+    if kind == "random":
+        draws = {
+            title: figures.Draws(
+                [0, *group[0].counts],
+                np.concatenate([_intact(group), joined("errors", group)]),
+            )
+            for title, group in groups.items()
+        }
+        return figures.several(draws, images=images)
+    if kind == "shuffle":
+        orders = {
+            title: figures.Orders(joined("tau", group).ravel(), joined("errors", group).ravel())
+            for title, group in groups.items()
+        }
+        return figures.shuffled(orders, images=images)
+    paths = {
+        title: figures.PathGradients(
+            group[0].lengths,
+            joined("norms", group),
+            group[0].shares,
+            np.mean([result.contributions for result in group], axis=0),
+        )
+        for title, group in groups.items()
+    }
+    return figures.paths(paths)
+
+
+def _intact(group: list[lesion.Several]) -> np.ndarray:
+    """The errors with nothing deleted as a row beside the others, [1, R]."""
+    return np.repeat([result.intact for result in group], group[0].errors.shape[1])[None]
