@@ -203,6 +203,7 @@ def test_a_file_where_a_folder_should_be_is_one_sentence(capsys, here):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_continues(here):
     command = [sys.executable, "-m", "jaxcnn", "train", "lenet5_digits", "--training.epochs", "9999", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:

@@ -181,6 +181,7 @@ def test_relus_are_named_after_the_layers_they_take_in_the_order_of_the_forward_
     assert (diagnosis.rectifiers[0], diagnosis.rectifiers[-1], len(diagnosis.rectifiers)) == (first, last, count)
 
 
+@pytest.mark.slow
 def test_scanned_and_recomputed_blocks_are_told_apart():
     plain, scanned = (
         models.create("cifar_resnet20", num_classes=5, scan=scan, remat=scan, axis_name=AXIS) for scan in (False, True)

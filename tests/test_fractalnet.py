@@ -82,6 +82,7 @@ def test_a_join_is_the_mean_of_what_is_kept():
     np.testing.assert_allclose(join(inputs, None).ravel(), [3.0] * 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_global_drop_path_keeps_one_column_through_the_whole_network():
     model = small(global_share=1.0, dropout=0.0)
     state = states.create(model, jax.random.key(0), SHAPE)

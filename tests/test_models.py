@@ -157,6 +157,7 @@ def gradients(model, state, images):
 
 
 @pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.slow
 def test_scanned_and_rematerialised_blocks_compute_the_same_with_the_same_names(residual):
     name = "cifar_resnet20" if residual else "cifar_plain20"
     plain = models.create(name)

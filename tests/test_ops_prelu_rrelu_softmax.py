@@ -84,6 +84,7 @@ def off_the_kink(shape: tuple[int, ...], seed: int) -> jax.Array:
 
 @settings(deadline=None, max_examples=8)
 @given(shape=shapes, shared=st.sampled_from([None, (), (1,)]), seed=st.integers(0, 99))
+@pytest.mark.slow
 def test_prelu_s_gradients_are_central_differences(shape, shared, seed):
     with jax.enable_x64(True):
         slope = normal(shape[-1:] if shared is None else shared, seed + 1, np.float64)

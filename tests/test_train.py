@@ -200,6 +200,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(finis
     assert_same_run(finished[0], directory)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_where_it_stands_and_ends_well(finished, tmp_path):
     directory = tmp_path / "terminated"
     process = start(directory)

@@ -355,6 +355,7 @@ def test_photographs_without_labels_are_named_and_not_scored(real_data, tmp_path
     assert scores.predictions[0].label is None
 
 
+@pytest.mark.slow
 def test_the_published_cifar_network_scores_what_pytorch_scores(real_data):
     config = DataConfig("cifar10", directory=str(real_data / "tfds"), batch_size=400)
     scores = evaluate_dataset("cifar_resnet20", real_data / "weights" / "resnet20_cifar10.th", config)

@@ -31,7 +31,7 @@ def cheapest() -> frozenset[str]:
 DEEP = (pytest.mark.slow, pytest.mark.deep)
 
 # Compiled in a few seconds.
-QUICK = {"mlp", "lenet5", "squeezenet1_1", "cifar_resnet8"}
+QUICK = {"mlp", "lenet5", "cifar_resnet8"}
 
 
 def _case(name: str, dtype: Any):
