@@ -29,8 +29,6 @@ NAMES = [
 # The rest take minutes, as does double precision at the published size.
 QUICK = {"alexnet", "googlenet", "resnet18", "squeezenet1_1", "mobilenet_v2"}
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-# One for each kind of block; the others repeat its blocks.
-KINDS = QUICK | {"vgg11_bn", "inception_v3", "resnet50", "resnext50_32x4d", "densenet121", "shufflenet_v2_x1_0"}
 AUXILIARY = {"googlenet", "inception_v3"}
 
 
@@ -73,7 +71,7 @@ def test_logits_and_weights_equal_torchvision_s(torch, torchvision, name):
         assert value.dtype == tensors[key].dtype, key
 
     rng = np.random.default_rng(0)
-    for height, width in (shape[:2], *([(107, 130)] if name in KINDS else [])):
+    for height, width in (shape[:2], *([(107, 130)] if name in QUICK else [])):
         images = rng.standard_normal((1, height, width, 3)).astype(np.float32)
         with torch.no_grad():
             expected = net(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
@@ -82,10 +80,8 @@ def test_logits_and_weights_equal_torchvision_s(torch, torchvision, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.deep) for name in NAMES]
-)
-def test_input_gradients_equal_torchvision_s(torch, torchvision, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_input_gradients_equal_torchvision_s_at_another_size_too(torch, torchvision, name):
     # In double precision: rounding in single precision moves some of millions of ReLUs and maxima across their kinks,
     # on either side, and one of them is a percent of the largest gradient.
     net = build(torch, torchvision, name).double()
@@ -98,15 +94,21 @@ def test_input_gradients_equal_torchvision_s(torch, torchvision, name):
 
         @jax.jit
         def backward(state, images, weights):
-            return jax.grad(lambda x: (model.apply(state.variables, x, train=False) * weights).sum())(images)
+            def weighted(x):
+                logits = model.apply(state.variables, x, train=False)
+                return (logits * weights).sum(), logits
+
+            return jax.grad(weighted, has_aux=True)(images)
 
         rng = np.random.default_rng(0)
         for height, width in (*([shape[:2]] if name in QUICK else []), (83, 96)):
             weights, images = rng.standard_normal((1, 1000)), rng.standard_normal((1, height, width, 3))
             pixels = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
-            (net(pixels) * torch.tensor(weights)).sum().backward()
-            expected = pixels.grad.numpy().transpose(0, 2, 3, 1)
-            assert relative_error(backward(state, images, weights), expected) < 1e-5
+            expected = net(pixels)
+            (expected * torch.tensor(weights)).sum().backward()
+            gradients, logits = backward(state, images, weights)
+            assert relative_error(logits, expected.detach().numpy()) < 1e-5
+            assert relative_error(gradients, pixels.grad.numpy().transpose(0, 2, 3, 1)) < 1e-5
 
 
 def test_no_shared_name_is_left_out(torchvision):
