@@ -26,11 +26,9 @@ NAMES = [
     "mobilenet_v2",
     "shufflenet_v2_x1_0",
 ]
-# The rest take minutes, as does double precision at the published size.
+# The rest take minutes, as does double precision.
 QUICK = {"alexnet", "googlenet", "resnet18", "squeezenet1_1", "mobilenet_v2"}
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-# One for each kind of block; the others repeat its blocks.
-KINDS = QUICK | {"vgg11_bn", "inception_v3", "resnet50", "resnext50_32x4d", "densenet121", "shufflenet_v2_x1_0"}
 AUXILIARY = {"googlenet", "inception_v3"}
 
 
@@ -82,9 +80,7 @@ def test_logits_and_weights_equal_torchvision_s(torch, torchvision, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.deep) for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_and_input_gradients_equal_torchvision_s_at_another_size_too(torch, torchvision, name):
     # In double precision: rounding in single precision moves some of millions of ReLUs and maxima across their kinks,
     # on either side, and one of them is a percent of the largest gradient.
