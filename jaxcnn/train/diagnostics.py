@@ -17,10 +17,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from jaxcnn.layers import rectifiers
+from jaxcnn.layers.rectifiers import Rectified
 from jaxcnn.run import Metrics
 from jaxcnn.state import State
-from jaxcnn.train import rectifiers
-from jaxcnn.train.rectifiers import Rectified
 from jaxcnn.train.step import AXIS
 
 Objective: TypeAlias = Callable[[Any, State, Any], Any]
@@ -97,7 +97,7 @@ def make_diagnostics_step(objective: Objective) -> DiagnosticsStep:
         return Diagnosis(
             parameters=parameters,
             layers=layers,
-            rectifiers=_distinct([names[i] for i in order]),
+            rectifiers=rectifiers.distinct([names[i] for i in order]),
             value=jnp.stack([jnp.abs(values[path]).mean() for path in parameters]),
             gradient=jnp.stack([jnp.abs(gradients[path]).mean() for path in parameters]),
             norm=jnp.sqrt(jnp.stack(list(squares.values()))),
@@ -305,10 +305,6 @@ def _executions(
             names.append(instance + path[len(body) :])
             keys.append((group, i, number))
     return names, np.array(sorted(range(len(names)), key=keys.__getitem__), int)
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{name} {names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names))
 
 
 def _concatenated(shares: Sequence[Array]) -> Array:

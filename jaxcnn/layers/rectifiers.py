@@ -87,6 +87,11 @@ def evaluate(
     return [read(atom) for atom in jaxpr.outvars], found
 
 
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names with a number after each that was there before: "relu", "relu 2"."""
+    return tuple(f"{name} {names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names))
+
+
 def _look(name: str, y: Array) -> Rectified:
     y = jax.lax.stop_gradient(y)
     alive = (y != 0).any(tuple(range(y.ndim - 1))).astype(jnp.float32)
