@@ -6,6 +6,8 @@ Source: Veit, Wilber & Belongie, Residual networks behave like ensembles of rela
 Command: jaxcnn study block_deletion_fashion_mnist --data.directory ~/tensorflow_datasets
 (trains the networks), then, with RUNS the folder of its runs,
 jaxcnn lesion RUNS/ResNet-56/seed0 --beside RUNS/*/seed* --kind delete
+Time: measured below.
+Result: measured below.
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig

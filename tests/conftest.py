@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
+
+# The collector looks again and again at what never goes away: libraries, and programs that stay compiled.
+gc.set_threshold(100_000, 20, 100)
 
 # Compiling is most of what the tests do, and LLVM's optimisation most of that; XLA's own stays on.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

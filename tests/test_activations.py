@@ -57,6 +57,7 @@ def test_activations_are_what_the_layer_computes(chunk):
     )
 
 
+@pytest.mark.slow
 def test_blocks_that_are_scanned_have_their_own_names():
     model = models.create("cifar_resnet14", scan=True)
     state = jaxcnn.state.create(model, jax.random.key(0), (16, 16, 3))

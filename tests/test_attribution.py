@@ -174,6 +174,7 @@ def test_two_networks_of_the_same_function_have_the_same_maps(name, maps):
     close(explain(name, Folded(), folded), maps[name], 1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_a_class_for_each_image_and_a_function_of_the_logits_are_targets():
     for name in ("gradient", "integrated_gradients", "smooth_grad", "lrp", "grad_cam"):
         expected = explain(name, targets=np.array([2, 2, 2]))
@@ -256,6 +257,7 @@ def test_a_larger_image_gets_a_smaller_chunk():
     )
 
 
+@pytest.mark.slow
 def test_no_more_images_than_the_chunk_are_evaluated_at_once(monkeypatch):
     seen = []
     plain = attribution.logits

@@ -63,6 +63,7 @@ def table():
     return compare(MODEL, STATE, IMAGES, OWN, key=KEY)
 
 
+@pytest.mark.slow
 def test_every_measure_has_every_method_and_the_random_map(table):
     assert [(row.measure, row.method) for row in table] == [
         (measure, method) for measure in ("deletion", "insertion", "road") for method in (*OWN, RANDOM)
@@ -123,6 +124,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
         interval(np.ones(1))
 
 
+@pytest.mark.slow
 def test_methods_and_measures_are_found_by_name_and_infidelity_does_not_depend_on_the_unit():
     table = compare(MODEL, STATE, IMAGES, ["gradient_x_input"], measures=list(MEASURES), key=KEY)
     assert [row.measure for row in table] == [name for name in MEASURES for _ in range(2)]

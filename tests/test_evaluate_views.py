@@ -235,6 +235,7 @@ def on_digits(run, image_size: int | None, border: int) -> tuple[np.ndarray, np.
     return average(np.stack(logits)), labels
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_the_mean_over_ten_crops_of_the_padded_image(run):
     expected, labels = on_digits(run, None, border=1)
     assert_scores(evaluate_run(run, crops=10), expected, labels)
@@ -309,6 +310,7 @@ def weighted(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("mlp", 144), ("squeezenet1_1", 10)])
 def test_photographs_are_scored_by_the_mean_over_their_views(weighted, folder, name, count):
     def cut(image):
@@ -324,6 +326,7 @@ def test_photographs_are_scored_by_the_mean_over_their_views(weighted, folder, n
         np.testing.assert_allclose(seen.probabilities, np.sort(row)[::-1][:5], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 128])
 def test_dense_photographs_are_whole_and_of_several_scales(folder, batch_size):
     model, variables = network(channels=3)

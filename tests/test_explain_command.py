@@ -78,6 +78,7 @@ def kept(path: Path):
 # ---- filters
 
 
+@pytest.mark.slow
 def test_the_kernels_of_the_first_layer_are_drawn_and_kept(capsys, files, here):
     status, out, _ = invoke(capsys, "filters", "lenet5", "--weights", files["lenet5"], "--json")
     assert status == 0
@@ -143,6 +144,7 @@ def test_a_run_s_patches_come_from_its_own_split(capsys, run, here):
     assert (about["network"], about["step"], about["command"], about["k"]) == (run, int(state.step), "patches", 4)
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_enough_to_repeat_it(capsys, files, here):
     arguments = ("patches", "lenet5", "--weights", files["lenet5"], "--dataset", "digits", "--image-size", "28")
     status, out, _ = invoke(capsys, *arguments, "--split", "train", "--layer", "c3", "--k", "5", "--output", "here")

@@ -238,6 +238,7 @@ def test_road_evaluates_the_imputed_pictures_and_its_gap_turns_with_the_map():
     assert not np.allclose(noisy.gap, measured(HEAT, key=jax.random.key(9), noise=0.1).gap, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_chunk_changes_nothing():
     def everything(chunk):
         curve = metrics.deletion(SMALL, SMALL_STATE, IMAGES, HEAT, TARGETS, steps=6, chunk=chunk)
@@ -343,6 +344,7 @@ def test_a_map_without_channels_stands_for_each():
     np.testing.assert_array_equal(one, each)
 
 
+@pytest.mark.slow
 def test_they_work_inside_jit():
     def measured(state, images, heat):
         area = metrics.insertion(SMALL, state, images, heat, steps=6, chunk=4).area

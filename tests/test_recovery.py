@@ -33,6 +33,7 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=written, width=200), written
 
 
+@pytest.mark.slow
 def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     screen, written = console()
     result = train(experiment(1e3), tmp_path, console=screen)
@@ -53,6 +54,7 @@ def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     np.testing.assert_allclose(list(written_rates), [rates[-1]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_explosion_before_the_first_record_is_no_yardstick(tmp_path):
     once_an_epoch = experiment(1e3)
     once_an_epoch = dataclasses.replace(
@@ -98,6 +100,7 @@ def poisoned(monkeypatch, at: int):
     monkeypatch.setattr(loop, "map_train_step", mapped)
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_to_its_last_checkpoint_and_a_restart_repeats_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         poisoned(patch, at=26)

@@ -70,6 +70,7 @@ def logits(model, state, images, targets):
     return np.asarray(model.apply(state.variables, images, train=False))[range(len(targets)), targets]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Chain(), Mixed()])
 @pytest.mark.parametrize("gamma", [0.0, 0.25])
 def test_without_biases_the_relevance_adds_up_to_the_score(model, gamma):
@@ -140,6 +141,7 @@ def test_of_two_layers_it_is_what_the_sums_say(epsilon, gamma):
     close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

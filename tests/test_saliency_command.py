@@ -83,6 +83,7 @@ def digits(run):
 # ---- saliency
 
 
+@pytest.mark.slow
 def test_each_method_s_maps_are_kept_with_all_that_made_them(capsys, run, here):
     arguments = ("saliency", run, "--methods", *QUICK, "--limit", "3", "--seed", "5", "--json")
     status, out, err = invoke(capsys, *arguments)
@@ -119,6 +120,7 @@ def test_the_options_of_every_method_can_be_kept():
     assert options(attribution.method("smooth_grad").function) == {"samples": 50, "noise": 0.15}
 
 
+@pytest.mark.slow
 def test_methods_that_do_not_apply_are_left_out_of_all_and_refused_by_name(capsys, run, here, monkeypatch):
     known = attribution.methods()
     chosen = {name: known[name] for name in ("grad_cam", "gradient", "guided_backpropagation")}
@@ -138,6 +140,7 @@ def test_methods_that_do_not_apply_are_left_out_of_all_and_refused_by_name(capsy
     assert not (here / "named").exists()
 
 
+@pytest.mark.slow
 def test_dead_maps_are_said(capsys, network, folder, monkeypatch):
     dead = attribution.Method(
         lambda model, state, images, targets, *, key, chunk=None: attribution.finish(0 * jnp.asarray(images)),
@@ -152,6 +155,7 @@ def test_dead_maps_are_said(capsys, network, folder, monkeypatch):
     assert "dead/dead.png" in out
 
 
+@pytest.mark.slow
 def test_targets_go_by_name_or_number(capsys, network, folder, here):
     asked = ("saliency", *network, "--images", folder, "--methods", "gradient", "--json")
     status, out, _ = invoke(capsys, *asked, "--targets", "CLASS_7", "2", "class 0", "--output", "each")
@@ -171,6 +175,7 @@ def test_targets_go_by_name_or_number(capsys, network, folder, here):
     assert [image["target"] for image in json.loads(out)["images"]] == [9, 9]
 
 
+@pytest.mark.slow
 def test_many_images_make_several_figures(capsys, run, here):
     status, out, _ = invoke(capsys, "saliency", run, "--methods", "gradient", "--limit", "10", "--json")
     assert status == 0
@@ -241,6 +246,7 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     np.testing.assert_allclose(means, [row.mean for row in squares], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_network_may_be_drawn_anew(capsys, run, here):
     arguments = ("trust", run, "--methods", "gradient", "--limit", "3", "--measures", "--randomise", "--json")
     status, out, _ = invoke(capsys, *arguments)

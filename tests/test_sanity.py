@@ -72,6 +72,7 @@ def test_layers_come_in_the_order_of_execution():
     assert sanity.layers_with_parameters(MODEL, STATE, SHAPE, by="layer") == MODULES[::-1]
 
 
+@pytest.mark.slow
 def test_what_inference_does_not_call_comes_first():
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=True)
     state = STATE.replace(params=variables["params"])
@@ -141,6 +142,7 @@ def test_a_method_that_does_not_look_at_the_network_stays_the_same():
         np.testing.assert_allclose(step.similarities, np.ones((4, COUNT)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_chunk_changes_nothing_and_the_key_decides_the_network_and_the_noise():
     def noisy(*args, **options):
         return smooth_grad(*args, **options, samples=2)

@@ -97,6 +97,7 @@ def expected(directory: Path, name: str, seeds: tuple[int, ...]) -> np.ndarray:
     return np.array(ends)
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_records_say(trained):
     arms = study_results.collect(small(), trained, scale="quick")
     rows = study_results.rows(arms, (0, 5))

@@ -79,6 +79,7 @@ def equal_shares(part: str = "") -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), EACH)
 def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
     shape = small_shape(name)
@@ -129,7 +130,14 @@ def test_the_smallest_input_is_the_smallest(name):
             logits(facts.smallest - 1)
 
 
-@pytest.mark.parametrize("name", sorted(cheapest()))
+# Traced for several seconds, as in other tests.
+LONG = ("inception", "stochastic_depth", "densenet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(LONG) else name for name in sorted(cheapest())],
+)
 @pytest.mark.parametrize(("channels", "dtype"), [(1, jnp.bfloat16), (3, jnp.float32)], ids=["1-bfloat16", "3-float32"])
 def test_any_channels_classes_and_precision(name, channels, dtype):
     height, width, _ = models.facts(name).input_shape
