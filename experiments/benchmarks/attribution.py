@@ -79,14 +79,14 @@ def contestants(
     here, there = LAST_MAPS[name]
     at_once = affordable(model, state.variables, images.shape[1:])
     pixels, classes = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(targets)
-    attr = captum.attr
+    attr: Any = captum.attr
     saliency, layer = attr.Saliency(net), net.net.get_submodule(there)
     probable = torch.nn.Sequential(net, torch.nn.Softmax(-1))
 
     def ours(method: Any, count: int, **options: Any) -> Callable[[], np.ndarray]:
         return lambda: np.asarray(method(model, state, images[:count], targets[:count], **options))
 
-    def theirs(attribute: Callable[..., torch.Tensor], count: int) -> Callable[[], np.ndarray]:
+    def theirs(attribute: Any, count: int) -> Callable[[], np.ndarray]:
         def run() -> np.ndarray:
             maps = attribute(pixels[:count].clone().requires_grad_(), target=classes[:count])
             return maps.detach().numpy().transpose(0, 2, 3, 1)
@@ -94,11 +94,10 @@ def contestants(
         return run
 
     def cam(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        maps = attr.LayerGradCam(net, layer).attribute(x, target=target, relu_attributions=True)
-        assert isinstance(maps, torch.Tensor)
+        maps: Any = attr.LayerGradCam(net, layer).attribute(x, target=target, relu_attributions=True)
         return attr.LayerAttribution.interpolate(maps, images.shape[1:3], "bilinear")
 
-    def hide(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def hide(x: torch.Tensor, target: torch.Tensor) -> Any:
         square = {"sliding_window_shapes": (3, PATCH, PATCH), "strides": (3, STRIDE, STRIDE), "baselines": 0.5}
         with torch.no_grad():
             return attr.Occlusion(probable).attribute(x, target=target, perturbations_per_eval=at_once, **square)
