@@ -39,7 +39,7 @@ LAST_MAPS = {"resnet18": ("stage4/block2", "layer4.1"), "squeezenet1_0": ("fire9
 COPIES, PATCH, STRIDE = 50, 15, 8
 
 
-def build(models: Any, name: str, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+def build(models: Any, name: str, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
     """torchvision's network with random weights and batch statistics, and jaxcnn's with the same: model, state, net."""
     torch.manual_seed(0)
     net = getattr(models, name)(weights=None).eval()
@@ -49,7 +49,7 @@ def build(models: Any, name: str, shape: tuple[int, ...]) -> tuple[Any, Any, Any
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-        if hasattr(module, "inplace"):
+        if isinstance(module, torch.nn.ReLU):
             module.inplace = False  # captum's hooks need what a ReLU is given
     preprocessing = jaxcnn.models.facts(name).preprocessing
     model = jaxcnn.models.create(name)
