@@ -121,19 +121,20 @@ def run(
     if progress is None:
         parameters = space.drawn(beginning, count, START)
         progress = Progress(jnp.zeros((), jnp.int32), parameters, ascent.init(parameters))
-    elif progress.parameters.shape != (count, *space.parameter_shape):
+    reached: Progress = progress
+    if reached.parameters.shape != (count, *space.parameter_shape):
         raise InputError(
-            f"progress has parameters {progress.parameters.shape}; expected {(count, *space.parameter_shape)}"
+            f"progress has parameters {reached.parameters.shape}; expected {(count, *space.parameter_shape)}"
         )
     traces = []
     for start in range(0, steps, SEGMENT):
         number = min(SEGMENT, steps - start)
         advance = partial(_advance, model, changes, ascent, redirect)
-        progress, trace = advance(state.variables, objective, space, moves, progress, jnp.int32(number))
+        reached, trace = advance(state.variables, objective, space, moves, reached, jnp.int32(number))
         traces.append(trace[:number])
-        _check_finite(progress, traces[-1])
+        _check_finite(reached, traces[-1])
     trace = jnp.concatenate(traces) if traces else jnp.zeros((0, count))
-    return Maximized(_images(space, progress.parameters), trace, progress)
+    return Maximized(_images(space, reached.parameters), trace, reached)
 
 
 def default_steps(height: int, width: int) -> int:
