@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import layers, watched
 from jaxcnn.analysis.guided import rectifies
+from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.objectives import IMAGE, LOGITS, PARAMETERS, Objective, Seen
 from jaxcnn.analysis.parametrization import Parametrization, fourier
 from jaxcnn.analysis.rewriting import rewrite
@@ -288,12 +289,12 @@ def _look(model: nn.Module, variables: Any, images: Array, objective: Objective,
         logits = watched(model, record, variables, images)
         return {**seen, LOGITS: logits.astype(jnp.float32)}
 
-    return rewrite(look, _waking)(variables, images) if redirect else look(variables, images)
+    return rewrite(look, partial(_rule, redirect))(variables, images)
 
 
-def _waking(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
-    x = rectifies(equation, operands)
-    return None if x is None else [_relu(x)]
+def _rule(redirect: bool, equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
+    x = rectifies(equation, operands) if redirect else None
+    return faster(equation, operands) if x is None else [_relu(x)]
 
 
 @jax.custom_vjp

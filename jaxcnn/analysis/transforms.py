@@ -7,9 +7,9 @@ applies them to what differs from a grey level, which is then what lies outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.errors import InputError
 
-
-class Transform(Protocol):
-    """A linear function of images, drawn by a key."""
-
-    def __call__(self, key: Key[Array, ""], images: Float[Array, "n h w c"], /) -> Float[Array, "n h_out w_out c"]:
-        """The images, changed."""
-        ...
+Transform: TypeAlias = Callable[[Key[Array, ""], Float[Array, "n h w c"]], Float[Array, "n h_out w_out c"]]
+"""A linear function of images, drawn by a key."""
 
 
 def transformed(

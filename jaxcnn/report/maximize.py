@@ -35,7 +35,7 @@ MEASURED = 4000
 """Images of which mean and covariance are measured, at most."""
 SMALL = 1024
 """Pixels up to which the covariance of all pairs is measured, and from which the power spectrum."""
-PRIOR = 0.1
+PRIOR = 0.25
 """Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
