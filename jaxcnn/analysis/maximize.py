@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -198,7 +199,7 @@ def check(
         logits: Any = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), state.variables, seen)
     except InputError as error:
         raise InputError(f"{type(model).__name__} does not take images of {_size(shape)}: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (flax.errors.FlaxError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         # Whatever a layer says of a map or a kernel that has another shape than its parameters.
         raise InputError(
             f"{type(model).__name__} does not take images of {_size(shape)}; expected such as it was trained on "
