@@ -80,9 +80,9 @@ def test_ways_are_compared(capsys, run, here):
     status, out, err = invoke(capsys, *arguments)
     assert status == 0, err
     assert "3: probability" in out
-    assert "pixels, L1: 3, 7" in err
+    assert "pixels with L1: 3, 7" in err
     arrays, _ = kept(here / "here" / "maximize.npz")
-    assert {"images", "images_pixels", "images_pixels,_l1", "images_pixels,_l2"} <= arrays.keys()
+    assert {"images", "images_pixels", "images_pixels_with_l1", "images_pixels_with_l2"} <= arrays.keys()
     assert (here / "here" / "comparison.png").stat().st_size > 1000
 
 

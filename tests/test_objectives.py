@@ -75,7 +75,7 @@ DIRECT = {
     ),
     "content": (objectives.content("conv", WANTED), lambda x: -0.5 * ((conv(x) - WANTED) ** 2).sum((1, 2, 3))),
     "L1": (
-        penalties.l1(0.3, [0.2, 0.5, 0.9]),
+        penalties.l1(0.3, np.array([0.2, 0.5, 0.9])),
         lambda x: 0.3 * jnp.abs(x - np.float32([[[[0.2, 0.5, 0.9]]]])).sum((1, 2, 3)),
     ),
     "L2": (penalties.l2(2.0, 0.5), lambda x: 2 * ((x - 0.5) ** 2).sum((1, 2, 3))),

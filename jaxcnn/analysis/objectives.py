@@ -44,6 +44,8 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 class Objective:
     """A number for each image, to be maximised."""
 
+    __array_ufunc__ = None  # an array of NumPy's to the left leaves the product to the objective
+
     @property
     def places(self) -> frozenset[str]:
         """Where it reads."""

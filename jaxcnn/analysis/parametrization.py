@@ -136,7 +136,8 @@ class Fourier(Parametrization):
     Attributes:
       shape: height and width in pixels, and channels.
       mean: [1, 1, C].
-      amplitudes: [H, W // 2 + 1, C], positive: how far the coefficients of each wave and decorrelated colour spread.
+      amplitudes: [H, W // 2 + 1, C], positive, for each wave and decorrelated colour: what standard normal real and
+        imaginary parts are multiplied by, so that the coefficients of the whole plane spread as they are to.
       colors: [C, C], a decorrelated colour in each column.
     """
 
@@ -233,7 +234,7 @@ def fourier(
         raise InputError(f"covariance is {spread.tolist()}; expected a symmetric matrix of {channels} channels")
     amplitudes = np.maximum(_frequencies(height, width), 1 / max(height, width)) ** -decay
     amplitudes *= np.sqrt(height * width / (amplitudes**2 * _multiplicity(height, width)).sum())
-    whole = np.repeat(amplitudes[..., None], channels, -1)
+    whole = np.repeat(_parts(amplitudes[..., None], _multiplicity(height, width)), channels, -1)
     return Fourier(shape, _color(mean, shape), _single(whole), _single(_root(spread)))
 
 
@@ -264,7 +265,7 @@ def spectrum(images: ArrayLike) -> Fourier:
         weighted = power[..., k] * _multiplicity(height, width)
         power[..., k] = (np.bincount(ring.ravel(), weighted.ravel()) / np.maximum(counts, 1))[ring]
     # What images never hold gets a thousandth of the largest amplitude, so that any image has parameters.
-    amplitudes = np.sqrt(np.maximum(power, 1e-6 * power.max()))
+    amplitudes = _parts(np.sqrt(np.maximum(power, 1e-6 * power.max())), _multiplicity(height, width))
     return Fourier((height, width, channels), _color(mean, sample.shape[1:]), _single(amplitudes), _single(colors))
 
 
@@ -345,6 +346,17 @@ def _multiplicity(height: int, width: int) -> Float[np.ndarray, "h half"]:
     if width % 2 == 0:
         counts[:, -1] = 1
     return counts
+
+
+def _parts(
+    amplitudes: Float[np.ndarray, "h half c"], multiplicity: Float[np.ndarray, "h half"]
+) -> Float[np.ndarray, "h half c"]:
+    """What spreads real and imaginary parts so that the coefficients of the whole plane have the amplitudes.
+
+    A wave that stands for its mirror image too has the square of its amplitude in two parts. Where both are in the half
+    plane, what counts is the mean of one and the other mirrored, which has half of the square.
+    """
+    return amplitudes / np.sqrt(multiplicity)[..., None]
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

@@ -277,8 +277,8 @@ def _simple_ways(space: Parametrization, l1: float, l2: float) -> dict[str, _Way
     plain = spaces.pixels(space.shape, mean=color)
     return {
         "pixels": _Way(plain, False, ()),
-        "pixels, L1": _Way(plain, False, (penalties.l1(l1 or SHARPNESS["L1"] / values, color),)),
-        "pixels, L2": _Way(plain, False, (penalties.l2(l2 or SHARPNESS["L2"] / values, color),)),
+        "pixels with L1": _Way(plain, False, (penalties.l1(l1 or SHARPNESS["L1"] / values, color),)),
+        "pixels with L2": _Way(plain, False, (penalties.l2(l2 or SHARPNESS["L2"] / values, color),)),
     }
 
 
