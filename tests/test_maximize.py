@@ -62,7 +62,7 @@ def test_l1_leaves_pixels_alone_whose_weight_is_smaller():
         key=KEY,
         parametrization=PIXELS,
         transforms=(),
-        optimizer=optax.sgd(1.0),
+        optimizer=optax.sgd(2.0),
         steps=400,
     )
     expected = np.where(kernel > weight, 1.0, np.where(kernel < -weight, 0.0, 0.5))
@@ -97,7 +97,7 @@ def test_an_ascent_that_was_stopped_ends_in_the_same_bits(first):
 
 
 def test_an_image_is_the_same_beside_others():
-    np.testing.assert_allclose(ascend(20).images[:1], ascend(20, count=1).images, atol=1e-4)
+    np.testing.assert_allclose(ascend(20).images[:1], ascend(20, count=1).images, atol=5e-3)
 
 
 def test_the_objective_grows_and_other_units_are_no_other_program():

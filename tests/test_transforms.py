@@ -112,7 +112,7 @@ def test_transforms_are_drawn_by_the_key_and_compile_once():
     assert traced == 1
     assert np.abs(one - two).max() > 0.1
     np.testing.assert_array_equal(one, change(KEY, IMAGES))
-    np.testing.assert_array_equal(one[:1], change(KEY, IMAGES[:1]))  # nor does it depend on the other images
+    np.testing.assert_allclose(one[:1], change(KEY, IMAGES[:1]), atol=1e-5)  # nor does it depend on the other images
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 40), (224, 224)])

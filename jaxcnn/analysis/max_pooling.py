@@ -6,6 +6,7 @@ one remainder by the strides lie in windows at the same offsets, so that all of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 Pair: TypeAlias = tuple[int, int]
+
+_LARGEST = 16  # pixels of a window, for each of which the program grows
 
 
 def faster(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
@@ -35,7 +38,7 @@ def faster(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
     (n, *window, c), (m, *strides, d) = parameters["window_dimensions"], parameters["window_strides"]
     first, *padding, last = parameters["padding"]
     dilated = {*parameters["base_dilation"], *parameters["window_dilation"]} != {1}
-    if dilated or {n, c, m, d} != {1} or {first, last} != {(0, 0)}:
+    if dilated or {n, c, m, d} != {1} or {first, last} != {(0, 0)} or math.prod(window) > _LARGEST:
         return None
     return [max_pool(operands[0], tuple(window), tuple(strides), tuple(padding))]
 
