@@ -32,6 +32,8 @@ START = 0.01
 """Standard deviation of the parameters at the beginning."""
 RATE = 0.05
 """Step size of Adam, in parameters whose natural deviation is 1."""
+STEPS = 256
+"""Steps after which an image hardly changes to the eye, small or large."""
 SEGMENT = 32
 """Steps that one call of the compiled loop takes at most."""
 
@@ -75,7 +77,7 @@ def run(
     parametrization: Parametrization | None = None,
     transforms: Sequence[Transform] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    steps: int | None = None,
+    steps: int = STEPS,
     progress: Progress | None = None,
     redirect: bool = True,
 ) -> Maximized:
@@ -96,7 +98,7 @@ def run(
       transforms: see `transforms`; None is `robust`, () are none.
       optimizer: of optax, minimising minus the objective; None is Adam with step size `RATE`. A program is compiled
         for it, so the same one again costs nothing.
-      steps: to take now; None is `default_steps`.
+      steps: to take now.
       progress: of an earlier call with the same arguments; None begins with nearly the mean image.
       redirect: let the gradient pass a ReLU that is silent for a whole image, where it would wake it.
 
@@ -113,7 +115,6 @@ def run(
     """
     space = fourier(published_shape(model)) if parametrization is None else parametrization
     height, width, _ = space.shape
-    steps = default_steps(height, width) if steps is None else steps
     if steps < 0 or count < 1:
         raise InputError(f"steps is {steps} and count {count}; expected at least 0 and at least 1")
     changes = robust(height, width) if transforms is None else tuple(transforms)
@@ -137,16 +138,6 @@ def run(
         _check_finite(reached, traces[-1])
     trace = jnp.concatenate(traces) if traces else jnp.zeros((0, count))
     return Maximized(_images(space, reached.parameters), trace, reached)
-
-
-def default_steps(height: int, width: int) -> int:
-    """Steps after which an image of a size hardly changes any more: 256 of a small one, 512 from 224 pixels on.
-
-    Args:
-      height: of the image in pixels.
-      width: of the image in pixels.
-    """
-    return 512 if min(height, width) >= 128 else 256
 
 
 def evaluate(

@@ -24,7 +24,7 @@ def maximize(arguments: Sequence[str]) -> None:
         l2: float = 0.0,
         total_variation: float = 0.0,
         compare: bool = False,
-        steps: int | None = None,
+        steps: int = 256,
         seed: int = 0,
         output: str | None = None,
         json: Json = False,
@@ -44,7 +44,7 @@ def maximize(arguments: Sequence[str]) -> None:
           l2: Weight of the sum of their squares.
           total_variation: Weight of the sum of the neighbours' differences.
           compare: Draw beside them what pixels give without a penalty, with L1, and with L2.
-          steps: Of the ascent; by default 256, or 512 for images of at least 128 pixels.
+          steps: Of the ascent.
           seed: Seed of what is drawn at random.
           output: New folder for the arrays (.npz) and figures; by default maximize-NETWORK.
           json: Print the result as one JSON object on standard output.

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from jaxcnn.analysis import activations, maximize, penalties
 from jaxcnn.analysis import parametrization as spaces
 from jaxcnn.analysis.chunks import affordable, join, pieces
-from jaxcnn.analysis.objectives import Objective, channel, logit
+from jaxcnn.analysis.objectives import Objective, channel, log_probability, logit
 from jaxcnn.analysis.parametrization import Parametrization
 from jaxcnn.data import imagenet
 from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
@@ -37,6 +37,9 @@ SMALL = 1024
 """Pixels up to which the covariance of all pairs is measured, and from which the power spectrum."""
 PRIOR = 0.25
 """Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
+CERTAINTY = 4.0
+"""Weight of the logarithm of a class's probability beside its logit: of classes that look alike, as two breeds of dogs do, it
+seeks what tells them apart, and where the network is certain its gradient vanishes."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
 
@@ -156,7 +159,7 @@ def draw_maximized(
     l2: float = 0.0,
     total_variation: float = 0.0,
     compare: bool = False,
-    steps: int | None = None,
+    steps: int = maximize.STEPS,
     seed: int = 0,
     output: str | Path | None = None,
     say: Say = lambda _: None,
@@ -175,7 +178,7 @@ def draw_maximized(
       l2: weight of the L2 penalty.
       total_variation: weight of the total variation.
       compare: seek the classes in four ways: pixels without a penalty, with L1, with L2, and as without this flag.
-      steps: of each ascent; None is `maximize.default_steps`.
+      steps: of each ascent.
       seed: of the key of all that is random.
       output: the new folder; None calls it after the network.
       say: is told what goes on.
@@ -192,12 +195,13 @@ def draw_maximized(
     names, numbers = _asked(network, known, targets, layer, units)
     if compare and layer is not None:
         raise InputError(f"the ways are compared by the probabilities of classes; expected no layer, got {layer}")
-    number = maximize.default_steps(*space.shape[:2]) if steps is None else steps
-    if number < 1:
-        raise InputError(f"steps is {number}; expected at least 1")
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
 
-    def wanted(some: np.ndarray) -> Objective:
-        return logit(some) if layer is None else channel(layer, some)
+    def wanted(way: _Way, some: np.ndarray) -> Objective:
+        if layer is not None:
+            return channel(layer, some)
+        return logit(some) + CERTAINTY * log_probability(some) if way.robust else logit(some)
 
     prior = [] if known.prior == 0 else [penalties.gaussian(known.prior)]
     ways = {"full method": _Way(space, True, tuple(prior) + penalty)}
@@ -211,7 +215,7 @@ def draw_maximized(
         "l2": l2,
         "total_variation": total_variation,
         "compare": compare,
-        "steps": number,
+        "steps": steps,
         "seed": seed,
         **network.about(),
         **known.about,
@@ -224,11 +228,11 @@ def draw_maximized(
         parts = []
         for column, some in enumerate(pieces(len(numbers), size)):
             say(f"{title}: {', '.join(names[i] for i in np.unique(some))}")
-            objective = wanted(np.array(numbers)[some].astype(np.int32))
+            objective = wanted(way, np.array(numbers)[some].astype(np.int32))
             for term in way.penalties:
                 objective = objective - term
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), column)
-            parts.append(_ascend(network, objective, way, key, len(some), number, kept, kept.at(row, column)))
+            parts.append(_ascend(network, objective, way, key, len(some), steps, kept, kept.at(row, column)))
         found[title], trace = join(parts, len(numbers))
         traces[title] = np.asarray(trace).T
     values = {title: _values(network, images, numbers, layer) for title, images in found.items()}
