@@ -22,7 +22,8 @@ def natural(count, shape):
     waves = rng.normal(size=(count, height, width, channels)).cumsum(1).cumsum(2)
     colors = waves @ rng.normal(size=(channels, channels)) + waves.sum(-1, keepdims=True)
     low, high = colors.min((1, 2, 3), keepdims=True), colors.max((1, 2, 3), keepdims=True)
-    return ((colors - low) / (high - low)).astype(np.float32)
+    noise = rng.random(colors.shape)  # so that no component is nearly nothing
+    return (0.9 * (colors - low) / (high - low) + 0.1 * noise).astype(np.float32)
 
 
 SHAPE = (6, 5, 3)
@@ -43,7 +44,7 @@ def test_an_image_comes_back_from_its_parameters(name):
     np.testing.assert_allclose(space(parameters), IMAGES[:7], atol=1e-4)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(st.integers(1, 8), st.integers(1, 8), st.sampled_from([1, 2, 3, 4]), st.floats(0, 2))
 def test_waves_of_any_size_and_number_of_channels_make_any_image(height, width, channels, decay):
     space = spaces.fourier((height, width, channels), decay=decay)

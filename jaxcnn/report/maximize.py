@@ -38,8 +38,8 @@ SMALL = 1024
 PRIOR = 0.25
 """Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
 CERTAINTY = 4.0
-"""Weight of the logarithm of a class's probability beside its logit: of classes that look alike, as two breeds of dogs do, it
-seeks what tells them apart, and where the network is certain its gradient vanishes."""
+"""Weight of the logarithm of a class's probability beside its logit: of classes that look alike, as two breeds of dogs
+do, it seeks what tells them apart, and where the network is certain its gradient vanishes."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
 
