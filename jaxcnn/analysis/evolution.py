@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import logits
+from jaxcnn.analysis.checks import checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.cppn import Cppn
 from jaxcnn.analysis.direct import Direct
@@ -23,6 +25,10 @@ Encoding: TypeAlias = Direct | Cppn
 EncodingName: TypeAlias = Literal["cppn", "direct"]
 
 ENCODINGS: dict[str, type[Encoding]] = {"cppn": Cppn, "direct": Direct}
+
+
+_DRAWN = 64
+"""Images of an archive that are drawn at once."""
 
 
 class Archive(NamedTuple):
@@ -44,12 +50,10 @@ class Evolution(NamedTuple):
 
     Attributes:
       archive: at its end.
-      images: of the archive, in [0, 1].
       history: confidences after each generation of this part.
     """
 
     archive: Archive
-    images: Float[Array, "k h w c"]
     history: Float[np.ndarray, "g k"]
 
 
@@ -100,21 +104,57 @@ def map_elites(
             f"population is {population}, generations {generations} and chunk {chunk}; expected at least 1, more than "
             f"the {begun} that there were, and at least 1 or None"
         )
-    count = classes(model, state, image_shape)
-    fresh = jax.eval_shape(partial(_nobody, written, count))
-    if archive is None:
-        archive = _nobody(written, count)
-    elif jax.tree.map(jnp.shape, archive) != jax.tree.map(jnp.shape, fresh):
-        raise InputError(
-            f"the archive holds {jax.tree.map(jnp.shape, archive)}; expected {jax.tree.map(jnp.shape, fresh)}, for "
-            f"{count} classes and the encoding {encoding}"
-        )
+    best = begin(model, state, image_shape, encoding) if archive is None else archive
+    asked = jax.eval_shape(lambda: begin(model, state, image_shape, encoding))
+    shapes, expected = (jax.tree.map(jnp.shape, archive) for archive in (best, asked))
+    if shapes != expected:
+        raise InputError(f"the archive holds {shapes}; expected {expected}, for this network and encoding")
     size = min(population, chunk or affordable(model, state.variables, image_shape))
     history = []
     for _ in range(begun, generations):
-        archive = _generation(model, written, population, size, state.variables, archive, key)
-        history.append(archive.confidences + 0)  # a copy: the next generation writes over the archive
-    return Evolution(archive, render(archive.genomes, written, size), np.stack(history))
+        best = _generation(model, written, population, size, state.variables, best, key)
+        history.append(best.confidences + 0)  # a copy: the next generation writes over the archive
+    return Evolution(best, np.stack(history))
+
+
+def begin(
+    model: nn.Module, state: State, image_shape: tuple[int, int, int], encoding: EncodingName = "cppn"
+) -> Archive:
+    """An archive before the first generation, in which nothing is kept yet: any child is better than what it holds.
+
+    Args:
+      model: see `map_elites`.
+      state: its state.
+      image_shape: height and width in pixels, and channels.
+      encoding: of the images.
+
+    Raises:
+      InputError: there is no such encoding, or the model returns no logits [n, K].
+    """
+    written, count = encoding_of(encoding, image_shape), classes(model, state, image_shape)
+    genomes = jax.vmap(written.create)(jax.random.split(jax.random.key(0), count))
+    return Archive(genomes, jnp.full(count, -1.0), jnp.zeros((), jnp.int32))
+
+
+def images(
+    archive: Archive, encoding: EncodingName, image_shape: tuple[int, int, int], *, targets: ArrayLike | None = None
+) -> Float[Array, "n h w c"]:
+    """The images that an archive keeps, in [0, 1].
+
+    Args:
+      archive: of an evolution.
+      encoding: of its genomes.
+      image_shape: height and width in pixels, and channels.
+      targets: integers [N], for which classes; None for all.
+
+    Raises:
+      InputError: there is no such encoding or class.
+    """
+    written, count = encoding_of(encoding, image_shape), len(archive.confidences)
+    asked = np.arange(count) if targets is None else targets
+    chosen = checked_targets(asked, np.size(asked), count)
+    parts = [_render(written, archive.genomes, chosen[some]) for some in pieces(len(chosen), _DRAWN)]
+    return join(parts, len(chosen))
 
 
 def encoding_of(name: str, image_shape: tuple[int, int, int]) -> Encoding:
@@ -130,30 +170,9 @@ def encoding_of(name: str, image_shape: tuple[int, int, int]) -> Encoding:
     return ENCODINGS[name](image_shape)
 
 
-def render(genomes: Any, encoding: Encoding, chunk: int) -> Float[Array, "n h w c"]:
-    """The images of some genomes.
-
-    Args:
-      genomes: pytree of arrays [n, ...].
-      encoding: of the genomes.
-      chunk: images drawn at once.
-    """
-    if isinstance(encoding, Direct):
-        return genomes
-    count = len(jax.tree.leaves(genomes)[0])
-    return join([_render(encoding, genomes, jnp.asarray(some)) for some in pieces(count, chunk)], count)
-
-
 @partial(jax.jit, static_argnums=0)
 def _render(encoding: Encoding, genomes: Any, some: Array) -> Array:
     return encoding.render(jax.tree.map(lambda leaf: leaf[some], genomes))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _nobody(encoding: Encoding, count: int) -> Archive:
-    """An archive of genomes that any other one replaces."""
-    genomes = jax.vmap(encoding.create)(jax.random.split(jax.random.key(0), count))
-    return Archive(genomes, jnp.full(count, -1.0), jnp.zeros((), jnp.int32))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)

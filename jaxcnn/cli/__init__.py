@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.cli.explain import filters, patches
+from jaxcnn.cli.fool import fool
 from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.networks import convert, probe, summary
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         occlusion,
         trust,
         lesion,
+        fool,
         study,
         search,
         models,
@@ -55,6 +57,7 @@ COMPILING = frozenset(
         "occlusion",
         "trust",
         "lesion",
+        "fool",
         "study",
         "search",
     }
