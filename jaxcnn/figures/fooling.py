@@ -149,7 +149,7 @@ def film(
     class_names: Sequence[str],
     confidences: ArrayLike,
     *,
-    columns: int = 8,
+    columns: int = 10,
     width: float = style.PAGE,
 ) -> Figure:
     """How images evolved: a row for each class, from the first generation to the last.

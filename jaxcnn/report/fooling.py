@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, float | int]] = {
 """What each method is told, and the defaults."""
 PUBLISHED = {"direct": 0.2159, "cppn": 0.8811}
 """Median confidences over the 1,000 classes of ImageNet that Nguyen, Yosinski & Clune 2015 report for AlexNet."""
-SHEET, FILM = 40, 8
+SHEET, FILM = 40, 10
 """Classes of which images are shown, if there are more; and of which their evolution is."""
 
 
@@ -144,7 +144,7 @@ def draw_fooling(
         shown = wanted[_spread(len(wanted), FILM)]
 
         def tell(done: int, confidences: np.ndarray) -> None:
-            progress(f"generation {done:,}: median confidence {np.median(confidences):.4f}")
+            progress(f"generation {done:,}: median confidence {figures.sure(float(np.median(confidences)))}")
 
         evolved = evolve(
             network,
@@ -175,7 +175,8 @@ def draw_fooling(
     drawn["images"] = figures.sheet(
         kept[some], [names[wanted[i]] for i in some], sure[some], columns=8 if note else 5, note=note
     )
-    drawn["confidences"] = figures.confidences(sure, published=published)
+    if note:
+        drawn["confidences"] = figures.confidences(sure, published=published)
     files = results.write(folder, "fooling", arrays, about, drawn)
     if moving is not None:
         files.append(figures.animate(folder / "evolution.gif", *moving))
