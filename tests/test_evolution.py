@@ -77,7 +77,7 @@ def test_the_archive_keeps_the_best_of_every_class(encoding):
     assert float(images.min()) >= 0
     assert float(images.max()) <= 1
     np.testing.assert_allclose(probabilities(images)[range(CLASSES), range(CLASSES)], found.history[-1], rtol=1e-4)
-    some = evolution.images(found.archive, encoding, SHAPE, targets=[2, 0])
+    some = evolution.images(found.archive, encoding, SHAPE, targets=np.array([2, 0]))
     np.testing.assert_allclose(some, images[jnp.array([2, 0])], atol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_an_archive_goes_with_its_network_and_encoding():
     with pytest.raises(InputError, match="expected at least 1, more than the 6 that there were"):
         evolve(archive=evolve().archive)
     with pytest.raises(InputError, match=r"targets hold class 4; expected classes in \[0, 4\)"):
-        evolution.images(archive, "direct", SHAPE, targets=[4])
+        evolution.images(archive, "direct", SHAPE, targets=np.array([4]))
     with pytest.raises(InputError, match="1 or 3 channels"):
         evolution.begin(Linear(), STATE, (8, 8, 2), "cppn")
     assert evolution.encoding_of("cppn", SHAPE) == Cppn(SHAPE)

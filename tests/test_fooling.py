@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_networks import CLASSES, SHAPE, Constant, Linear, Small, images_of, state_of
 
+from jaxcnn import models
 from jaxcnn.analysis import fooling
 from jaxcnn.errors import InputError
 
@@ -42,7 +43,14 @@ def by_hand(x, start, target, steps, step_size, penalty):
 def test_a_step_goes_up_the_gradient_by_its_size(penalty):
     start = np.asarray(images_of(2))
     found = fooling.ascend(
-        Linear(), state_of(Linear()), [1, 2], start=start, confidence=1, steps=4, step_size=0.03, penalty=penalty
+        Linear(),
+        state_of(Linear()),
+        np.array([1, 2]),
+        start=start,
+        confidence=1.0,
+        steps=4,
+        step_size=0.03,
+        penalty=penalty,
     )
     for number, target in enumerate([1, 2]):
         image, sure = by_hand(start[number], start[number], target, 4, 0.03, penalty)
@@ -77,35 +85,33 @@ def test_images_stop_where_they_are_sure_enough_and_are_what_is_said_of_them(chu
 
 def test_an_image_that_is_sure_at_the_start_stays_as_it_is():
     start = images_of(2)
-    found = fooling.ascend(Constant(), state_of(Constant()), [CLASSES - 1] * 2, start=start)
+    found = fooling.ascend(Constant(), state_of(Constant()), np.full(2, CLASSES - 1), start=start)
     np.testing.assert_array_equal(found.images, start)
     assert found.steps.tolist() == [0, 0]
-    hopeless = fooling.ascend(Constant(), state_of(Constant()), [0, 0], start=start, steps=3)
+    hopeless = fooling.ascend(Constant(), state_of(Constant()), np.zeros(2, int), start=start, steps=3)
     np.testing.assert_array_equal(hopeless.images, start)  # there is no gradient to climb
     assert hopeless.steps.tolist() == [3, 3]
 
 
 def test_noise_lies_around_the_mean_of_the_model():
-    class Model:
-        mean = (0.2, 0.5, 0.8)
-
-    noise = fooling.around_mean(Model(), KEY, (8, 40, 40, 3))  # type: ignore[arg-type]
-    np.testing.assert_allclose(noise.mean((0, 1, 2)), Model.mean, atol=0.01)
+    model = models.create("mlp", mean=(0.2, 0.5, 0.8), std=(0.2, 0.2, 0.2))
+    noise = fooling.around_mean(model, KEY, (8, 40, 40, 3))
+    np.testing.assert_allclose(noise.mean((0, 1, 2)), model.mean, atol=0.01)
     np.testing.assert_allclose(jnp.std(noise[..., 1]), fooling.NOISE, atol=0.003)
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"targets": [0, CLASSES]}, "targets hold class 4; expected classes in [0, 4)"),
-        ({"targets": [-1]}, "targets hold class -1"),
-        ({"targets": [0], "start": images_of(1)}, "expected None with images to start from"),
-        ({"targets": [0], "key": None}, "expected one, or a key and an image_shape"),
-        ({"targets": [0], "confidence": 1.5}, "confidence is 1.5"),
-        ({"targets": [0], "step_size": 0.0}, "step_size 0.0"),
-        ({"targets": [0], "penalty": -1.0}, "penalty -1.0"),
-        ({"targets": [0], "chunk": 0}, "chunk is 0; expected at least 1"),
-        ({"targets": [0, 1], "image_shape": None, "start": images_of(3)}, "expected integers of shape (3,)"),
+        ({"targets": np.array([0, CLASSES])}, "targets hold class 4; expected classes in [0, 4)"),
+        ({"targets": np.array([-1])}, "targets hold class -1"),
+        ({"targets": np.array([0]), "start": images_of(1)}, "expected None with images to start from"),
+        ({"targets": np.array([0]), "key": None}, "expected one, or a key and an image_shape"),
+        ({"targets": np.array([0]), "confidence": 1.5}, "confidence is 1.5"),
+        ({"targets": np.array([0]), "step_size": 0.0}, "step_size 0.0"),
+        ({"targets": np.array([0]), "penalty": -1.0}, "penalty -1.0"),
+        ({"targets": np.array([0]), "chunk": 0}, "chunk is 0; expected at least 1"),
+        ({"targets": np.array([0, 1]), "image_shape": None, "start": images_of(3)}, "expected integers of shape (3,)"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(given, says):
