@@ -79,6 +79,8 @@ def evolve(
       InputError: an argument is out of range, or the file holds something else.
       RunError: the file cannot be written.
     """
+    if generations < 1:
+        raise InputError(f"generations is {generations}; expected at least 1")
     height, width, channels = network.spec.input_shape
     shape = height, width, channels
     so_far = _read(file, about, evolution.begin(network.model, network.state, shape, encoding))
