@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.cli.explain import filters, patches
+from jaxcnn.cli.fool import fool
 from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.maximize import maximize
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         trust,
         lesion,
         maximize,
+        fool,
         study,
         search,
         models,
@@ -58,6 +60,7 @@ COMPILING = frozenset(
         "trust",
         "lesion",
         "maximize",
+        "fool",
         "study",
         "search",
     }
