@@ -194,6 +194,7 @@ def test_each_diagnosis_is_drawn_as_itself():
     assert gallery._diagnostics([json.loads(TRAINED)]) == {}
 
 
+@pytest.mark.slow
 def test_a_file_where_a_folder_should_be_is_one_sentence(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
     figures = here / "runs" / "lenet5_digits" / "figures"

@@ -72,6 +72,7 @@ def test_every_measure_has_every_method_and_the_random_map(table):
     assert table.model == "Linear"
 
 
+@pytest.mark.slow
 def test_what_is_true_beats_the_random_map_and_its_reverse_does_not(table):
     for measure in ("deletion", "road"):  # a blurred pixel may add more than a sharp one
         assert table.row("contributions", measure).beats_random

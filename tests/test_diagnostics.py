@@ -107,6 +107,7 @@ def test_means_and_norms_are_those_of_numpy_and_plain_autodiff(lenet):
     np.testing.assert_allclose(diagnosis.norm, norms, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dead_units_are_those_that_were_killed(lenet):
     model, state = lenet
     diagnosis = diagnose(model, state)

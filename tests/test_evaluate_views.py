@@ -252,6 +252,7 @@ def test_one_view_of_a_run_is_the_image(run):
     assert_scores(scores, scipy.special.softmax(logits.astype(np.float64), axis=1), labels)
 
 
+@pytest.mark.slow
 def test_a_dataset_larger_than_the_network_s_input_is_cut_to_it(run, tmp_path):
     convert(run, tmp_path / "mlp.npz")
     config = DataConfig("digits", image_size=10, batch_size=100)

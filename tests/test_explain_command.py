@@ -97,6 +97,7 @@ def test_the_kernels_of_the_first_layer_are_drawn_and_kept(capsys, files, here):
     assert about["environment"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_the_kernels_of_another_layer_go_by_its_name(capsys, files, here):
     arguments = ("filters", "squeezenet1_1", "--weights", files["squeezenet1_1"], "--layer")
     status, out, _ = invoke(capsys, *arguments, "fire2/expand3x3")

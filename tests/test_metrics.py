@@ -257,6 +257,7 @@ def through_torch(torch, function):
     return lambda x, **asked: torch.tensor(np.array(function(jnp.asarray(x.numpy()), **asked)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 def test_infidelity_is_captum_s(captum, torch, normalize):
     from captum.metrics import infidelity

@@ -37,6 +37,7 @@ def test_standardisation_happens_inside(name):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cifar_resnet20"])
 def test_inference_is_a_function_of_the_image_alone(name):
     model = models.create(name)
@@ -195,6 +196,7 @@ def test_blocks_scanned_start_from_different_numbers():
     np.testing.assert_allclose(np.std(kernels[1]), np.sqrt(2 / (9 * 16)), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_residual_network_whose_branches_are_silent_passes_its_input_on():
     model = models.create("cifar_resnet20")
     state = states.create(model, jax.random.key(0), (32, 32, 3))

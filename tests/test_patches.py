@@ -197,7 +197,7 @@ def sorted_by_hand(images, layer, unit, k):
     chunk=st.sampled_from([1, 4, None]),
     units=st.sampled_from([None, (2,), (1, 0)]),
 )
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 def test_the_patches_are_the_first_of_all_images_sorted(layer, count, start, k, size, chunk, units):
     images = POOL[start : start + count]
     found = top_patches(SMALL, SMALL_STATE, split(images, size), layer, units, k=k, chunk=chunk)

@@ -117,6 +117,7 @@ def test_a_run_goes_back_to_its_last_checkpoint_and_a_restart_repeats_it(tmp_pat
     assert train(experiment(0.1, epochs=4), tmp_path / "a").steps == result.steps
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_failed_before_is_passed_over(tmp_path):
     train(experiment(0.1, epochs=3), tmp_path)
     failure = recovery.Diverged(float("nan"), 40, tmp_path)
@@ -128,6 +129,7 @@ def test_a_checkpoint_that_failed_before_is_passed_over(tmp_path):
     assert max(record["step"] for record in run.Metrics(tmp_path / "metrics.jsonl").read()) == 22
 
 
+@pytest.mark.slow
 def test_a_kill_while_going_back_to_the_beginning_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
     chosen, file = experiment(0.1), tmp_path / "metrics.jsonl"
     train(chosen, tmp_path)

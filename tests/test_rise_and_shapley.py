@@ -219,6 +219,7 @@ def test_shapley_equals_captum_with_the_same_orders(torch, captum):
         np.testing.assert_allclose(map_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_two_orders_give_the_exact_values_where_no_more_than_two_players_interact():
     images, players = images_of(2), players_of(5)
     maps = shapley(LINEAR, LINEAR_STATE, images, in_pairs, permutations=2, cells=2, baseline=0.3)
@@ -227,6 +228,7 @@ def test_two_orders_give_the_exact_values_where_no_more_than_two_players_interac
         np.testing.assert_allclose(map_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_with_many_orders_the_exact_values_are_approached_whatever_the_network():
     image, players = images_of(1)[0], players_of(5)
     expected = per_pixel(exact(SMALL, SMALL_STATE, second_logit, image, 0.0, players), players)
@@ -339,6 +341,7 @@ def test_where_nothing_can_change_the_maps_are_zero_and_said_to_be(function, opt
     assert not maps[1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "options"), BOTH)
 def test_a_network_that_is_not_finite_is_refused(function, options):
     broken = SMALL_STATE.replace(params=jax.tree.map(lambda x: x * jnp.nan, SMALL_STATE.params))

@@ -189,6 +189,7 @@ def test_many_images_make_several_figures(capsys, run, here):
 # ---- occlusion
 
 
+@pytest.mark.slow
 def test_occlusion_keeps_what_it_draws(capsys, run, here):
     arguments = ("occlusion", run, "--limit", "5", "--targets", "3", "--patch", "3", "--stride", "2")
     status, out, err = invoke(capsys, *arguments, "--json")

@@ -106,6 +106,7 @@ def test_an_unknown_layer_is_refused():
         sanity.randomise(MODEL, STATE, KEY, ["stem", "middle/normal"], SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "names"), [("block", BLOCKS), ("layer", MODULES)])
 def test_a_cascade_draws_one_layer_more_each_time_and_ends_in_a_new_network(by, names):
     steps = sanity.cascading_randomisation("gradient", MODEL, STATE, IMAGES, key=KEY, by=by)

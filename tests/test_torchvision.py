@@ -27,7 +27,7 @@ NAMES = [
     "shufflenet_v2_x1_0",
 ]
 # The rest take minutes, as does double precision.
-QUICK = {"alexnet", "googlenet", "resnet18", "squeezenet1_1", "mobilenet_v2"}
+QUICK = {"alexnet", "resnet18", "squeezenet1_1"}
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 AUXILIARY = {"googlenet", "inception_v3"}
 
