@@ -56,7 +56,8 @@ def max_pool(
       padding: above and below, left and right.
     """
     around = [(0, 0), *padding, (0, 0)]
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), around)
+    pooled: Any = lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), around)
+    return pooled
 
 
 def _forward(x: Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> tuple[Array, tuple[Array, Array]]:
