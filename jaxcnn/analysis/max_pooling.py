@@ -56,12 +56,11 @@ def max_pool(
       padding: above and below, left and right.
     """
     around = [(0, 0), *padding, (0, 0)]
-    pooled: Any = lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), around)
-    return pooled
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), around)
 
 
 def _forward(x: Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x, window, strides, padding)
+    y: Any = max_pool(x, window, strides, padding)
     return y, (x, y)
 
 
