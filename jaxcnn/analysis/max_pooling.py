@@ -60,7 +60,7 @@ def max_pool(
 
 
 def _forward(x: Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x, window, strides, padding)
+    y: Any = max_pool(x, window, strides, padding)
     return y, (x, y)
 
 

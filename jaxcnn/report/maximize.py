@@ -364,7 +364,7 @@ class _Kept:
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             self._replace(self.place / "about.json", lambda stream: stream.write(json.dumps(self.about).encode()))
-            self._replace(file, lambda stream: np.savez(stream, trace=trace, **leaves))
+            self._replace(file, lambda stream: np.savez(stream, allow_pickle=False, trace=trace, **leaves))
         except OSError as error:
             raise RunError(f"{self.place} cannot be written: {error.strerror or error}") from error
 
