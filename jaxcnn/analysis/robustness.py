@@ -20,6 +20,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
 _NORMAL = float(norm.ppf(0.975))
+_STEPS = 100
 
 
 class Robustness(NamedTuple):
@@ -54,7 +55,7 @@ def robust_accuracy(
     images: ArrayLike,
     labels: ArrayLike,
     attack: Attack,
-    epsilons: Sequence[float],
+    epsilons: Sequence[float] | None = None,
     *,
     targets: ArrayLike | None = None,
     steps: int | None = None,
@@ -73,7 +74,8 @@ def robust_accuracy(
       images: floats [N, H, W, C] in [0, 1].
       labels: integers [N], the classes that are right.
       attack: from `adversarial.attacks`; with other options, its function is a `functools.partial`.
-      epsilons: distances in its norm, each at least 0.
+      epsilons: distances in its norm, each at least 0; None, of an attack that looks for the nearest image, is a
+        hundred equal steps from 0 to the furthest that it found.
       targets: of a targeted attack, see `attacks.fgsm`; an image then counts as fooled if it is taken for its target.
       steps: of an iterative attack, in the place of its own number.
       key: of what is drawn at random, the same for each distance.
@@ -85,20 +87,23 @@ def robust_accuracy(
 
     Reference: Carlini et al. 2019, "On evaluating adversarial robustness", section 4.
     """
-    if not epsilons:
+    if epsilons is None and attack.bounded:
+        raise InputError(f"epsilons are None; expected distances within which {attack.title} shall look")
+    if epsilons is not None and not epsilons:
         raise InputError("epsilons are (); expected at least one distance")
-    for epsilon in epsilons:
+    for epsilon in epsilons or ():
         at_least("epsilon", epsilon, 0)
     before = _fooled(aim(model, state, images, labels, targets, chunk=chunk))
     attacked = partial(attack, model, state, images, labels, targets=targets, steps=steps, key=key, chunk=chunk)
     if attack.bounded:
-        found = tuple(attacked(epsilon=epsilon) for epsilon in epsilons)
+        found = tuple(attacked(epsilon=epsilon) for epsilon in epsilons or ())
         fooled = np.stack([np.asarray(one.success) for one in found])
-    else:
-        found = (attacked(),)
-        distance = np.where(np.asarray(found[0].success), np.asarray(getattr(found[0], attack.norm)), np.inf)
-        fooled = distance[None] <= np.asarray(epsilons, float)[:, None]
-    return Robustness(np.asarray(epsilons, float), before, fooled | before[None], found)
+        return Robustness(np.asarray(epsilons, float), before, fooled | before[None], found)
+    found = attacked()
+    distance = np.where(found.success, np.asarray(getattr(found, attack.norm), float), np.inf)
+    furthest = distance[np.isfinite(distance)].max(initial=0)
+    distances = np.linspace(0, furthest, _STEPS + 1) if epsilons is None else np.asarray(epsilons, float)
+    return Robustness(distances, before, (distance[None] <= distances[:, None]) | before[None], (found,))
 
 
 def wilson(successes: Int[np.ndarray, "*k"], count: int) -> Float[np.ndarray, "*k 2"]:

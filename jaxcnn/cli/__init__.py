@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
+from jaxcnn.cli.attack import attack
 from jaxcnn.cli.explain import filters, patches
 from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         occlusion,
         trust,
         lesion,
+        attack,
         study,
         search,
         models,
@@ -55,6 +57,7 @@ COMPILING = frozenset(
         "occlusion",
         "trust",
         "lesion",
+        "attack",
         "study",
         "search",
     }
