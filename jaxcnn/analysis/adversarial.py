@@ -215,10 +215,10 @@ def aim(
     return Goal(model, variables, pixels, classes, targets is not None, size)
 
 
-def at_least(name: str, value: float, least: float) -> None:
-    """Raises an InputError unless the value is finite and not below the least one."""
-    if not (math.isfinite(value) and value >= least):
-        raise InputError(f"{name} is {value}; expected a finite number of at least {least:g}")
+def check_size(name: str, value: float) -> None:
+    """Raises an InputError unless the value is finite and not negative."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} is {value}; expected a finite number of at least 0")
 
 
 def norms(changes: Float[Array, "*n h w c"]) -> Float[Array, "*n"]:

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxcnn.analysis.adversarial import Adversarial, Attack, Norm, aim, at_least, broadcast, norms, rivals
+from jaxcnn.analysis.adversarial import Adversarial, Attack, Norm, aim, broadcast, check_size, norms, rivals
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -59,7 +59,7 @@ def fgsm(
 
     Reference: Goodfellow, Shlens & Szegedy 2015, "Explaining and harnessing adversarial examples", section 4.
     """
-    at_least("epsilon", epsilon, 0)
+    check_size("epsilon", epsilon)
     goal = aim(model, state, images, labels, targets, chunk=chunk)
     return goal.reach(partial(_climb, "linf", epsilon, epsilon, 1), (goal.images,))
 
@@ -170,11 +170,11 @@ def excess(logits: Float[Array, "n k"], classes: Int[Array, " n"]) -> Float[Arra
 
 
 def _step_size(epsilon: float, steps: int, step_size: float | None) -> float:
-    at_least("epsilon", epsilon, 0)
+    check_size("epsilon", epsilon)
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
     size = 2.5 * epsilon / steps if step_size is None else step_size
-    at_least("step size", size, 0)
+    check_size("step size", size)
     return size
 
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxcnn.analysis.adversarial import Adversarial, Attack, aim, at_least, broadcast, norms, rivals
+from jaxcnn.analysis.adversarial import Adversarial, Attack, aim, broadcast, check_size, norms, rivals
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -69,7 +69,7 @@ def carlini_wagner(
         raise InputError(f"searches is {searches} and steps {steps}; expected at least 1 each")
     if not (0 < learning_rate < jnp.inf and 0 < constant < jnp.inf):
         raise InputError(f"learning rate is {learning_rate} and constant {constant}; expected numbers above 0")
-    at_least("confidence", confidence, 0)
+    check_size("confidence", confidence)
     goal = aim(model, state, images, labels, targets, chunk=chunk)
     numbers = searches, steps, learning_rate, constant, confidence
     return goal.reach(lambda network, *arguments: _searched(network, *arguments, *numbers))

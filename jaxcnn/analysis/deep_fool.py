@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxcnn.analysis.adversarial import Adversarial, Attack, aim, at_least, broadcast, norms
+from jaxcnn.analysis.adversarial import Adversarial, Attack, aim, broadcast, check_size, norms
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -63,7 +63,7 @@ def deep_fool(
     """
     if candidates < 2 or steps < 1:
         raise InputError(f"candidates is {candidates} and steps {steps}; expected at least 2 and at least 1")
-    at_least("overshoot", overshoot, 0)
+    check_size("overshoot", overshoot)
     goal = aim(model, state, images, labels, chunk=chunk)
 
     def function(network: Any, *arguments: Array) -> Array:

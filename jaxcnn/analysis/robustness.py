@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 from scipy.stats import norm
 
-from jaxcnn.analysis.adversarial import Adversarial, Attack, Goal, aim, at_least
+from jaxcnn.analysis.adversarial import Adversarial, Attack, Goal, aim, check_size
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.chunks import join, pieces
 from jaxcnn.errors import InputError
@@ -92,7 +92,7 @@ def robust_accuracy(
     if epsilons is not None and not epsilons:
         raise InputError("epsilons are (); expected at least one distance")
     for epsilon in epsilons or ():
-        at_least("epsilon", epsilon, 0)
+        check_size("epsilon", epsilon)
     before = _fooled(aim(model, state, images, labels, targets, chunk=chunk))
     attacked = partial(attack, model, state, images, labels, targets=targets, steps=steps, key=key, chunk=chunk)
     if attack.bounded:

@@ -77,7 +77,7 @@ def draw_attack(
       output: the new folder; None calls it after the network.
 
     Raises:
-      InputError: there is no such attack or class, an epsilon is no distance, an attack has no targets or steps, the
+      InputError: there is no such attack or class, an epsilon is no distance, an attack has no targets, none has steps, the
         network has other classes than the images, or the folder exists.
     """
     network = subject.network
@@ -85,10 +85,11 @@ def draw_attack(
     attacks = {name: adversarial.attack(name) for name in methods}
     if not attacks:
         raise InputError(f"no attack was named; expected some of {', '.join(adversarial.attacks())}")
-    for option, given in (("targets", targets), ("steps", steps)):
-        for attack in attacks.values():
-            if given and not attack.takes(option):
-                raise InputError(f"{option} were given; expected none with {attack.title}, which has no {option}")
+    for attack in attacks.values():
+        if targets and not attack.takes("targets"):
+            raise InputError(f"targets were given; expected none with {attack.title}, which has no targets")
+    if steps is not None and not any(attack.takes("steps") for attack in attacks.values()):
+        raise InputError(f"steps is {steps}; expected none with {', '.join(attacks)}, which take one step")
     within = {
         "linf": tuple(map(distance, epsilons or EPSILONS)),
         "l2": tuple(map(distance, epsilons_l2 or EPSILONS_L2)),
@@ -106,7 +107,7 @@ def draw_attack(
             attack,
             sorted(within[attack.norm]) if attack.bounded else None,
             targets=wanted,
-            steps=steps,
+            steps=steps if attack.takes("steps") else None,
             key=jax.random.key(seed),
         )
         for name, attack in attacks.items()
