@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.checks import checked_images, checked_targets
@@ -226,8 +226,8 @@ def norms(changes: Float[Array, "*n h w c"]) -> Float[Array, "*n"]:
     return jnp.sqrt((changes**2).sum((-3, -2, -1)))
 
 
-def broadcast(values: Float[Array, "*n"]) -> Float[Array, "*n 1 1 1"]:
-    """One number for each image, to be multiplied with images."""
+def broadcast(values: Shaped[Array, "*n"]) -> Shaped[Array, "*n 1 1 1"]:
+    """One value for each image, of a shape that goes with images."""
     return values[..., None, None, None]
 
 

@@ -113,7 +113,8 @@ def _searched(
         constants, low, high, best, least = carry
         shift = jnp.zeros_like(images)
         start = shift, adam.init(shift), constants, jnp.zeros(count, bool), best, least
-        *_, found, best, least = lax.fori_loop(0, steps, step, start)
+        last, *_, found, best, least = lax.fori_loop(0, steps, step, start)
+        best = jnp.where(jnp.isfinite(last), best, jnp.nan)  # so that a gradient that is not finite is seen
         low, high = jnp.where(found, low, constants), jnp.where(found, constants, high)
         return jnp.where(jnp.isinf(high), 10 * constants, (low + high) / 2), low, high, best, least
 

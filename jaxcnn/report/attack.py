@@ -77,8 +77,8 @@ def draw_attack(
       output: the new folder; None calls it after the network.
 
     Raises:
-      InputError: there is no such attack or class, an epsilon is no distance, an attack has no targets, none has steps, the
-        network has other classes than the images, or the folder exists.
+      InputError: there is no such attack or class, an epsilon is no distance, an attack has no targets, none has steps,
+        the network has other classes than the images, or the folder exists.
     """
     network = subject.network
     folder = results.new_folder(f"attack-{network.title}" if output is None else output)
