@@ -66,7 +66,7 @@ def deep_fool(
     check_size("overshoot", overshoot)
     goal = aim(model, state, images, labels, chunk=chunk)
 
-    def function(network: Any, *arguments: Array) -> Array:
+    def function(network: Any, *arguments: Any) -> Array:
         return _crossed((*network, candidates), *arguments, steps, overshoot)
 
     return goal.reach(function, evaluations=candidates - 1)
