@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
+from jaxcnn.cli.attack import attack
 from jaxcnn.cli.explain import filters, patches
 from jaxcnn.cli.fool import fool
 from jaxcnn.cli.lesion import lesion
@@ -38,6 +39,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         lesion,
         maximize,
         fool,
+        attack,
         study,
         search,
         models,
@@ -61,6 +63,7 @@ COMPILING = frozenset(
         "lesion",
         "maximize",
         "fool",
+        "attack",
         "study",
         "search",
     }
