@@ -73,7 +73,7 @@ def test_a_film_runs_from_the_first_generation_to_the_last():
 
 
 def test_an_animation_has_every_frame_and_begins_again(tmp_path):
-    path = fooling.animate(tmp_path / "evolution.gif", FRAMES, NUMBERS, NAMES[:3], GROWING, width=3)
+    path = fooling.animate(tmp_path / "evolution.gif", FRAMES, NUMBERS, NAMES[:3], GROWING, width=3.0)
     with Image.open(path) as image:
         assert image.info["loop"] == 0
         durations = []
