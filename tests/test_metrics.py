@@ -127,15 +127,41 @@ def test_only_the_order_of_the_heat_counts(power, scale, shift):
         np.testing.assert_array_equal(curves[0].probabilities, curves[1].probabilities)
 
 
-def test_ties_go_in_reading_order_and_what_is_written_can_be_chosen():
-    curve = metrics.deletion(
-        SMALL, SMALL_STATE, IMAGES, 0 * HEAT, TARGETS, steps=SHAPE[0], value=np.array([0.1, 0.5, 0.9])
-    )
+def test_what_is_written_can_be_chosen():
+    colour = np.array([0.1, 0.5, 0.9])
+    rows = -jnp.broadcast_to(jnp.arange(SHAPE[0], dtype=jnp.float32)[None, :, None], HEAT.shape)
+    curve = metrics.deletion(SMALL, SMALL_STATE, IMAGES, rows, TARGETS, steps=SHAPE[0], value=colour)
     half = np.array(IMAGES)
-    half[:, :3] = [0.1, 0.5, 0.9]
+    half[:, :3] = colour
     probabilities = jax.nn.softmax(SMALL.apply(SMALL_STATE.variables, half, train=False))
     expected = np.asarray(probabilities)[np.arange(COUNT), TARGETS]
     np.testing.assert_allclose(curve.probabilities[:, 3], expected, rtol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(region=st.integers(1, 4), seed=st.integers(0, 99))
+def test_equal_regions_go_in_an_order_drawn_by_key_alone(region, seed):
+    keys = jax.random.split(jax.random.key(seed), COUNT)
+    # The upper rows, a whole number of regions, are hotter; both parts are the same everywhere, 0.1 as rounding has it.
+    top = region * max(1, SHAPE[0] // region // 2)
+    heat = jnp.full(HEAT.shape, 0.1).at[:, :top].set(0.7)
+    places = np.asarray(metrics.ranks(heat, keys, region))
+    for place in places:
+        assert sorted(place.ravel()) == list(range(PIXELS))
+        assert place[:top].max() < place[top:].min() if top < SHAPE[0] else True
+    np.testing.assert_array_equal(metrics.ranks(heat - 5, keys, region), places)
+    rows, columns = (np.arange(size) // region for size in SHAPE[:2])
+    labels = rows[:, None] * (columns[-1] + 1) + columns[None]
+    for place in places:  # a region goes as a whole
+        for label in range(labels.max() + 1):
+            own = np.sort(place[labels == label])
+            np.testing.assert_array_equal(own, np.arange(own[0], own[0] + len(own)))
+
+
+def test_the_order_of_equal_pixels_is_uniform_and_each_image_s_own():
+    places = np.asarray(metrics.ranks(jnp.zeros((400, 2, 3)), jax.random.split(KEY, 400)))
+    np.testing.assert_allclose(places.mean(0), 2.5, atol=0.35)  # four standard deviations of the mean
+    assert len(np.unique(places.reshape(400, -1), axis=0)) > 250  # of 720 orders
 
 
 @settings(max_examples=10, deadline=None)

@@ -226,10 +226,10 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     assert [(row["method"], row["measure"]) for row in printed["rows"]] == [(r.method, r.measure) for r in expected]
     np.testing.assert_allclose([row["mean"] for row in printed["rows"]], [row.mean for row in expected], rtol=1e-4)
     assert about["table"]["rows"] == printed["rows"]
-    assert about["methods"] == [*QUICK, comparison.RANDOM]
-    assert arrays["deletion"].shape == arrays["insertion"].shape == (3, 6, images.shape[1] + 1)
+    assert about["methods"] == [*QUICK, *comparison.BASELINES]
+    assert arrays["deletion"].shape == arrays["insertion"].shape == (4, 6, images.shape[1] + 1)
     areas = np.trapezoid(arrays["deletion"], arrays["shares"], axis=-1).mean(-1)
-    np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:3]], rtol=1e-4)
+    np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:4]], rtol=1e-4)
     assert printed["files"] == ["trust.npz", "trust.csv", "trust.md", "curves.pdf", "curves.png"]
     assert "| deletion | gradient |" in (here / "trust-digits" / "trust.md").read_text()
     lines = list(csv.DictReader((here / "trust-digits" / "trust.csv").read_text().splitlines()))

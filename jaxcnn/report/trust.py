@@ -112,7 +112,7 @@ def draw_trust(
         for what, kept in curves.items()
     }
     count = len(chosen.images)
-    figures = {"curves": figure.exchange(shares, **titled, baseline=comparison.RANDOM, images=count)}
+    figures = {"curves": figure.exchange(shares, **titled, baselines=list(comparison.BASELINES), images=count)}
     arrays = {"shares": shares, **chosen.arrays}
     for what, kept in curves.items():
         arrays[what] = np.stack([np.asarray(curve.probabilities) for curve in kept.values()])
@@ -122,7 +122,7 @@ def draw_trust(
         figures |= drawn
     about = {
         "command": "trust",
-        "methods": [*picked, comparison.RANDOM],
+        "methods": [*picked, *comparison.BASELINES],
         "options": {name: options(method.function) for name, method in picked.items()},
         "left_out": left_out,
         "measures": list(asked),
@@ -140,7 +140,7 @@ def _kept(function: Callable[..., metrics.Curve], name: str, curves: dict[str, d
     """The area under the curves, which are kept."""
 
     def measured(explanation: comparison.Explanation) -> jax.Array:
-        curve = function(*explanation.asked, explanation.heat, explanation.targets, chunk=explanation.chunk)
+        curve = function(*explanation.asked, explanation.heat, explanation.targets, **explanation.exchanged)
         curves[name][explanation.method.title] = curve
         return curve.area
 
