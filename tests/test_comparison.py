@@ -19,7 +19,7 @@ import jaxcnn
 from jaxcnn.analysis import attribution, comparison, metrics
 from jaxcnn.analysis.comparison import BASELINES, MEASURES, RANDOM, SMOOTH, Measure, compare, interval, random_map
 from jaxcnn.analysis.road import road
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, RunError
 
 SHAPE = (6, 7, 3)
 COUNT = 8
@@ -261,6 +261,17 @@ def test_it_is_written_in_four_ways(table):
 def test_what_does_not_fit_is_refused_with_a_sentence(methods, options, message):
     with pytest.raises(InputError, match=message):
         compare(MODEL, STATE, IMAGES, methods, **options)
+
+
+def test_a_measure_that_is_not_finite_is_refused():
+    broken = Measure(lambda e: e.heat.mean((1, 2)).at[2].set(jnp.nan), True, "")
+    with pytest.raises(RunError, match="the measure own of contributions is not finite for image 2"):
+        compare(MODEL, STATE, IMAGES, OWN, measures={"own": broken})
+
+
+def test_the_values_of_each_image_are_kept(table):
+    assert table.values.shape == (3, 4, COUNT)
+    np.testing.assert_allclose(table.values.mean(-1).ravel(), [row.mean for row in table], rtol=1e-6)
 
 
 def test_one_image_is_refused_and_a_row_that_is_not_there(table):

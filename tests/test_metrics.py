@@ -16,7 +16,7 @@ import jaxcnn.state
 from jaxcnn.analysis import metrics
 from jaxcnn.analysis.road import imputed, road
 from jaxcnn.analysis.saliency import gradient, gradient_x_input, smooth_grad
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, RunError
 
 SHAPE = (6, 7, 3)
 PIXELS = 42
@@ -345,6 +345,23 @@ def test_of_a_linear_model_the_gradient_misses_nothing_and_never_changes():
     assert metrics.max_sensitivity(gradient, *ask, TARGETS, samples=2).max() == 0
 
 
+class Standardising(nn.Module):
+    """Each image to mean 0 and standard deviation 1, which an image of one colour does not have."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        axes = (1, 2, 3)
+        x = (images - images.mean(axes, keepdims=True)) / images.std(axes, keepdims=True)
+        return nn.Dense(CLASSES, name="head")(x.reshape(len(x), -1))
+
+
+def test_a_network_that_has_no_score_for_some_picture_is_refused():
+    model = Standardising()
+    state = jaxcnn.state.create(model, jax.random.key(0), SHAPE)
+    with pytest.raises(RunError, match="the score of image 0 is not finite with 100% of its pixels exchanged"):
+        metrics.deletion(model, state, IMAGES, HEAT, TARGETS, steps=3)
+
+
 def test_dead_maps_are_measured_like_any():
     dead = jnp.zeros_like(HEAT)
     ask = SMALL, SMALL_STATE, IMAGES
@@ -402,6 +419,8 @@ def test_they_work_inside_jit():
         (road, HEAT[:2], {}, r"heat has shape \(2, 6, 7\)"),
         (metrics.infidelity, HEAT[..., :2], {}, r"maps have shape \(5, 6, 2\); expected that of the images"),
         (metrics.infidelity, HEAT, {"samples": 0}, "samples is 0"),
+        (metrics.infidelity, HEAT, {"noise": float("inf")}, "noise inf; expected at least 1 and a positive number"),
+        (metrics.deletion, HEAT, {"region": 0}, "the side of a region is 0; expected at least 1 pixel"),
         (metrics.infidelity, HEAT, {"noise": 0.0}, "noise 0.0; expected at least 1 and a positive number"),
     ],
 )
@@ -410,7 +429,9 @@ def test_what_does_not_fit_is_refused_with_a_sentence(measure, given_, options, 
         measure(SMALL, SMALL_STATE, IMAGES, given_, **options)
 
 
-@pytest.mark.parametrize("options", [{"samples": 0}, {"radius": 0.0}, {"radius": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"samples": 0}, {"radius": 0.0}, {"radius": float("nan")}, {"radius": float("inf")}]
+)
 def test_a_sensitivity_without_noise_is_refused(options):
     with pytest.raises(InputError, match="expected at least 1 and a positive number"):
         metrics.max_sensitivity(gradient, SMALL, SMALL_STATE, IMAGES, **options)

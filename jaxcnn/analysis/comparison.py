@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv as csv_writer
 import dataclasses
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 from jaxcnn.analysis import attribution, metrics
 from jaxcnn.analysis.attribution import Method, Targets, ask
 from jaxcnn.analysis.road import road
-from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.state import State
 
 RANDOM = "random map"
@@ -112,30 +112,42 @@ class Measure:
       function: of an explanation, a number for each image, [N].
       higher_is_better: whether a faithful map has a high one.
       reference: the paper.
+      calls: the function that measures, whose own options hold but for those that an explanation has.
     """
 
     function: Callable[[Explanation], Array]
     higher_is_better: bool
     reference: str
+    calls: Callable[..., Any] | None = None
 
+
+_infidelity = partial(metrics.infidelity, normalize=True)
 
 MEASURES = {
     "deletion": Measure(
-        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged).area, False, "Petsiuk et al. 2018"
+        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged).area,
+        False,
+        "Petsiuk et al. 2018",
+        metrics.deletion,
     ),
     "insertion": Measure(
-        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, **e.exchanged).area, True, "Petsiuk et al. 2018"
+        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, **e.exchanged).area,
+        True,
+        "Petsiuk et al. 2018",
+        metrics.insertion,
     ),
-    "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022"),
+    "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022", road),
     "infidelity": Measure(
-        lambda e: metrics.infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk, normalize=True),
+        lambda e: _infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk),
         False,
         "Yeh et al. 2019",
+        _infidelity,
     ),
     "max_sensitivity": Measure(
         lambda e: metrics.max_sensitivity(e.method.function, *e.asked, e.targets, key=e.key, chunk=e.chunk),
         False,
         "Yeh et al. 2019",
+        metrics.max_sensitivity,
     ),
 }
 """Every measure by its name: the areas under the curves, ROAD's gap, and what `metrics` says of the rest."""
@@ -182,10 +194,12 @@ class Comparison:
     Attributes:
       model: its name.
       rows: one for each measure and method.
+      values: of each image, [measures, methods, N], in the order of the rows.
     """
 
     model: str
     rows: tuple[Row, ...]
+    values: Float[np.ndarray, "measures methods n"]
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -224,7 +238,7 @@ def random_map(
     Returns:
       Numbers uniform in [0, 1).
     """
-    return _drawn(images, key, math.inf)
+    return _drawn(images, key, max(np.shape(images)[1:3]))
 
 
 def smooth_random_map(
@@ -298,6 +312,7 @@ def compare(
     Raises:
       InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has a baseline's
         name; a measure gives no number for each image; or see `metrics.deletion` and `metrics.by_region`.
+      RunError: a measure is not finite.
     """
     chosen = {name: _method(name, methods) for name in methods} | BASELINES
     measured_by = {name: _measure(name, measures) for name in measures}
@@ -328,7 +343,8 @@ def compare(
             advantage = interval(sign * (values[label, name] - values[label, baseline]))
             mean = interval(values[label, name])
             rows.append(Row(name, label, *mean, baseline, *advantage, len(question.images)))
-    return Comparison(type(model).__name__, tuple(rows))
+    each = np.array([[values[label, name] for name in chosen] for label in measured_by])
+    return Comparison(type(model).__name__, tuple(rows), each)
 
 
 def text(table: Comparison) -> str:
@@ -408,12 +424,18 @@ def _measured(label: str, measure: Measure, explanation: Explanation) -> np.ndar
             f"the measure {label} gave shape {values.shape}; expected a number for each of {len(explanation.images)} "
             "images"
         )
-    return np.asarray(values, np.float64)
+    numbers = np.asarray(values, np.float64)
+    if not np.isfinite(numbers).all():
+        raise RunError(
+            f"the measure {label} of {explanation.method.title} is not finite for image "
+            f"{int(np.argmin(np.isfinite(numbers)))}; expected a finite number for each image"
+        )
+    return numbers
 
 
-def _drawn(images: ArrayLike, key: Array | None, most: float) -> Float[Array, "n h w"]:
+def _drawn(images: ArrayLike, key: Array | None, most: int) -> Float[Array, "n h w"]:
     """Random numbers at no more than so many places along a side, enlarged to the image."""
     count, *sides = np.shape(images)[:3]
     keys = jax.random.split(jax.random.key(0) if key is None else key, count)
-    grid = tuple(int(min(side, most)) for side in sides)
+    grid = tuple(min(side, most) for side in sides)
     return jax.vmap(lambda key: jax.image.resize(jax.random.uniform(key, grid), tuple(sides), "linear"))(keys)

@@ -7,7 +7,7 @@ Maps are judged by `heat` [N, H, W], one number for each pixel, more important p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Question, Score, Targets, ask, normal, scores_at_copies
-from jaxcnn.analysis.checks import checked_baseline
-from jaxcnn.errors import InputError
+from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.errors import InputError, RunError
 from jaxcnn.state import State
 
 
@@ -79,6 +79,7 @@ def deletion(
     Raises:
       InputError: images, targets or chunk are not as expected; the heat has another shape or is not finite; or steps
         or the region is not positive.
+      RunError: a probability is not finite.
 
     Reference: Petsiuk, Das & Saenko 2018, "RISE: Randomized Input Sampling for Explanation", section 4.3.
     """
@@ -166,6 +167,7 @@ def infidelity(
     Reference: Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, "On the (In)fidelity and Sensitivity of Explanations",
     definition 2.1.
     """
+    check_whole(samples=samples)
     if samples < 1 or not 0 < noise < math.inf:
         raise InputError(f"samples is {samples} and noise {noise}; expected at least 1 and a positive number")
     question = ask(model, state, images, targets, key=key, chunk=chunk).resolved()
@@ -218,6 +220,7 @@ def max_sensitivity(
 
     Reference: Yeh et al. 2019, definition 3.1.
     """
+    check_whole(samples=samples)
     if samples < 1 or not 0 < radius < math.inf:
         raise InputError(f"samples is {samples} and radius {radius}; expected at least 1 and a positive number")
     noise_key, method_key = jax.random.split(jax.random.key(0) if key is None else key)
@@ -266,6 +269,7 @@ def by_region(heat: Float[Array, "n h w"], side: int) -> Float[Array, "n h w"]:
     Reference: Samek, Binder, Montavon, Lapuschkin & Mueller 2017, "Evaluating the Visualization of What a Deep Neural
     Network Has Learned", section III: 9 pixels.
     """
+    check_whole(region=side)
     if side < 1:
         raise InputError(f"the side of a region is {side}; expected at least 1 pixel")
     height, width = heat.shape[1:]
@@ -291,11 +295,12 @@ def ranks(heat: Float[Array, "n h w"], keys: Key[Array, " n"], region: int = 1) 
       keys: of the order of equal squares, one for each image.
       region: side of the squares in pixels.
     """
+    values = by_region(heat, region)
     count, height, width = heat.shape
     squares = -(-height // region), -(-width // region)
     drawn = jax.vmap(lambda key: jax.random.permutation(key, squares[0] * squares[1]))(keys)
     lots = _enlarged(drawn.reshape(count, *squares), region, height, width)
-    order = jnp.lexsort((lots.reshape(count, -1), -by_region(heat, region).reshape(count, -1)))
+    order = jnp.lexsort((lots.reshape(count, -1), -values.reshape(count, -1)))
     return jnp.argsort(order, axis=1).reshape(heat.shape)
 
 
@@ -331,6 +336,7 @@ def _enlarged(squares: Array, side: int, height: int, width: int) -> Array:
 
 
 def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, steps: int | None, region: int) -> Curve:
+    check_whole(steps=steps)
     steps = question.images.shape[1] if steps is None else steps
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
@@ -339,7 +345,22 @@ def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, ste
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
     question = replace(question, images=start, companions=(places, end))
     values = question.total(steps + 1, partial(_exchanged, question.network, question.variables, jnp.asarray(counts)))
-    return Curve(jnp.asarray(counts / pixels, jnp.float32), values)
+    return Curve(jnp.asarray(counts / pixels, jnp.float32), finite(values, counts / pixels))
+
+
+def finite(probabilities: Float[Array, "n s"], shares: Sequence[float] | np.ndarray) -> Float[Array, "n s"]:
+    """The probabilities, looked at.
+
+    Raises:
+      RunError: one is not finite, as where a network standardises a picture that has become the same everywhere.
+    """
+    if not isinstance(probabilities, Tracer) and len(broken := np.argwhere(~np.isfinite(np.asarray(probabilities)))):
+        image, place = broken[0]
+        raise RunError(
+            f"the score of image {image} is not finite with {shares[place]:.0%} of its pixels exchanged; expected a "
+            "network that has one for every picture"
+        )
+    return probabilities
 
 
 @partial(jax.jit, static_argnums=0)

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxcnn.analysis.attribution import Targets, ask
-from jaxcnn.analysis.metrics import checked_heat, ranks
+from jaxcnn.analysis.metrics import checked_heat, finite, ranks
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -72,7 +72,7 @@ def road(
       noise: standard deviation, in pixel values, of what is added to what was filled in; the result is kept in [0, 1].
 
     Raises:
-      InputError: see `metrics.deletion`; or shares or noise are out of their range.
+      InputError, RunError: see `metrics.deletion`; or shares or noise are out of their range.
 
     Reference: Rong, Leemann, Borisov, Kasneci & Kasneci 2022, "A Consistent and Efficient Evaluation Strategy for
     Attribution Methods", section 4.
@@ -91,7 +91,7 @@ def road(
         for number, share in enumerate(shares):
             removed = order < min(round(share * count), count - 1)
             values.append(question.scores(_imputed(question.images, removed, noise, keys[:, 1], number)))
-        curves.append(jnp.stack(values, 1))
+        curves.append(finite(jnp.stack(values, 1), shares))
     return Road(jnp.asarray(shares, jnp.float32), *curves)
 
 
