@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -208,6 +209,28 @@ def test_a_folder_that_cannot_be_written_is_not_there_at_all(capsys, files, here
     assert (status, out) == (1, "")
     assert "filters-lenet5 cannot be written: No space left on device" in err
     assert not list(here.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(here, monkeypatch):
+    def refused(self, *args, **options):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refused)
+        with pytest.raises(InputError, match="deep/new cannot be made: Read-only file system"):
+            results.new_folder("deep/new")
+    with pytest.raises(InputError, match="cannot be made: embedded null"):
+        results.new_folder("a\0b")
+    assert results.new_folder("deep/new") == Path("deep/new")
+    assert not list(here.iterdir())
+
+
+def test_a_file_of_weights_is_told_by_where_it_is_and_what_is_in_it(files, monkeypatch):
+    file = Path(files["lenet5"])
+    monkeypatch.chdir(file.parent)
+    about = open_network("lenet5", weights=file.name).about()
+    assert about["weights"] == str(file.resolve())
+    assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_folder_that_appears_meanwhile_is_left_alone(here):

@@ -115,6 +115,8 @@ def test_a_cascade_draws_one_layer_more_each_time_and_ends_in_a_new_network(by, 
     classes = MODEL.apply(STATE.variables, IMAGES, train=False).argmax(-1)
     original = gradient(MODEL, STATE, IMAGES, classes)
     assert original.mean() > 1e-3  # far above the tolerances
+    assert all(step.originals is steps[0].originals for step in steps)
+    np.testing.assert_allclose(steps[0].originals, original, rtol=1e-4, atol=1e-6)
     for number in (0, 2, len(names) - 1):
         drawn = sanity.randomise(MODEL, STATE, draw, names[: number + 1], SHAPE)
         expected = gradient(MODEL, drawn, IMAGES, classes)
