@@ -10,6 +10,7 @@ from jaxcnn.cli.explain import filters, patches
 from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.networks import convert, probe, summary
+from jaxcnn.cli.report import report
 from jaxcnn.cli.runs import demo, evaluate, figures, train
 from jaxcnn.cli.saliency import occlusion, saliency, trust
 from jaxcnn.cli.search import search
@@ -34,6 +35,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         occlusion,
         trust,
         lesion,
+        report,
         study,
         search,
         models,
@@ -55,6 +57,7 @@ COMPILING = frozenset(
         "occlusion",
         "trust",
         "lesion",
+        "report",
         "study",
         "search",
     }
