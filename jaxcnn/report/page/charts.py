@@ -181,7 +181,11 @@ def _scale(quantity: str, values: Sequence[float]) -> alt.Scale:
 
 
 def _axis(quantity: str) -> alt.Axis:
-    return alt.Axis(format=".3~%" if quantity == "accuracy" else ".3~r", tickCount=5)
+    if quantity == "accuracy":
+        return alt.Axis(format=".4~%", tickCount=5)
+    # Of the many lines of a logarithmic axis those at powers of ten stand out.
+    power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 0.001"
+    return alt.Axis(format=".3~r", tickCount=5, gridOpacity={"condition": {"test": power, "value": 0.9}, "value": 0.3})
 
 
 def _finished(chart: Any, description: str, height: int | None = _HEIGHT) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import altair
+import altair as alt
 import jinja2
 import vl_convert
 from markupsafe import Markup
@@ -87,8 +87,8 @@ def html(page: Page) -> str:
 
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed in the version that Altair's specifications are for."""
-    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script")
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    return vl_convert.javascript_bundle(None, version).replace("</script", "<\\/script")
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -84,19 +84,15 @@ def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
     for quantity, lines in study_results.curves(arms).items():
         points = []
         for arm, curve in lines.items():
-            rows = [
+            rows: list[dict[str, Any]] = [
                 dict(zip(("x", "mean", "low", "high"), map(float, point), strict=True))
                 for point in zip(*curve, strict=True)
             ]
             kept = charts.averaged(rows, ("mean", "low", "high"))
-            points += [{**row, "series": arm, "mean": _finite(row["mean"])} for row in kept]
+            points += [{**row, "series": arm} for row in kept]
         title = names[quantity]
         drawn[title] = charts.bands(points, title if quantity != "accuracy" else quantity, series=list(arms))
     return drawn
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _read(directory: Path) -> tuple[Study, Scale]:
@@ -105,8 +101,8 @@ def _read(directory: Path) -> tuple[Study, Scale]:
     try:
         known = json.loads(file.read_bytes())
         arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
-        texts = {name: str(known[name]) for name in ("name", "question", "source")}
-        study = Study(**texts, quick=arms, paper=arms, caption=str(known.get("caption", "")))
+        name, question, source = (str(known[field]) for field in ("name", "question", "source"))
+        study = Study(name, question, source, quick=arms, paper=arms, caption=str(known.get("caption", "")))
         scale: Scale = "paper" if known["scale"] == "paper" else "quick"
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
