@@ -85,10 +85,13 @@ def html(page: Page) -> str:
     )
 
 
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+
+
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed in the version that Altair's specifications are for."""
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return vl_convert.javascript_bundle(None, version).replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle(_SNIPPET, version).replace("</script", "<\\/script")
 
 
 def percent(share: float, digits: int = 1) -> str:
