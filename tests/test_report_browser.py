@@ -73,10 +73,8 @@ class Page:
 
     def ticks(self, chart: str) -> list[str]:
         """Labels of the horizontal axis."""
-        return self.do(
-            "return [...document.querySelectorAll(arguments[0] + ' [aria-label^=\"X-axis\"] text')].map(t => t.textContent)",
-            chart,
-        )
+        selector = f'{chart} [aria-label^="X-axis"] text'
+        return self.do("return [...document.querySelectorAll(arguments[0])].map(t => t.textContent)", selector)
 
 
 def test_the_page_draws_asks_for_nothing_and_complains_of_nothing(page):

@@ -127,8 +127,8 @@ def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> 
     rules = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(x=x.copy(), x2="high:Q")
     rules.encoding.x.shorthand = "low:Q"
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=x)
-    chart = alt.layer(rules, dots).properties(width="container", height=alt.Step(30))
-    return _finished(chart, f"{title}, with its interval, for each of: {', '.join(series)}.", height=None)
+    description = f"{title}, with its interval, for each of: {', '.join(series)}."
+    return _finished(alt.layer(rules, dots), description, height=44 + 30 * len(series))
 
 
 def averaged(points: Sequence[Point], quantities: Sequence[str]) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ def _axis(quantity: str) -> alt.Axis:
     return alt.Axis(format=".3~r", tickCount=5, gridOpacity={"condition": {"test": power, "value": 0.9}, "value": 0.3})
 
 
-def _finished(chart: Any, description: str, height: int | None = _HEIGHT) -> dict[str, Any]:
-    sizes = {} if height is None else {"width": "container", "height": height}
-    fitted = chart.properties(description=description, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-    return fitted.properties(**sizes).to_dict()
+def _finished(chart: Any, description: str, height: int = _HEIGHT) -> dict[str, Any]:
+    fitted = alt.AutoSizeParams(type="fit", contains="padding")
+    sized = chart.properties(description=description, autosize=fitted, width="container", height=height)
+    return sized.to_dict()

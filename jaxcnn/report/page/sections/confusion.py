@@ -25,14 +25,15 @@ def gather(opened: Opened) -> dict[str, Any]:
     counts = confusion_matrix(answers.labels, answers.predicted, labels=np.arange(len(opened.class_names)))
     whole = len(counts) <= CLASSES
     cells = list(zip(*np.nonzero(counts), strict=True)) if whole else _mistakes(counts)
-    shown, most = _behind(answers, [(int(row), int(column)) for row, column in cells])
+    shown = _behind(answers, [(int(row), int(column)) for row, column in cells])
+    wrong = counts * (1 - np.eye(len(counts))) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     numbers = sorted({i for indices in shown.values() for i in indices})
     return {
         "names": opened.class_names,
         "counts": counts.tolist() if whole else None,
         "listed": None if whole else [(int(i), int(j), int(counts[i, j])) for i, j in cells],
         "totals": counts.sum(axis=1).tolist(),
-        "most": most,
+        "worst": float(wrong.max()) or 1.0,
         "behind": {
             "names": opened.class_names,
             "cells": {f"{row}-{column}": indices for (row, column), indices in shown.items()},
@@ -49,15 +50,15 @@ def _mistakes(counts: np.ndarray) -> list[tuple[Any, Any]]:
     return [place for i in order if wrong[place := np.unravel_index(i, wrong.shape)]]
 
 
-def _behind(answers: Answers, cells: list[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[int]], int]:
-    """Indices of the images behind each cell, and how many there are at most."""
+def _behind(answers: Answers, cells: list[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Indices of the images behind each cell, as many of the surest as the page has room for."""
     found = {
         (row, column): answers.surest((answers.labels == row) & (answers.predicted == column)).tolist()
         for row, column in cells
     }
     room = _CHARACTERS // pictures.size(answers.source.image_shape)
     most = next((n for n in _SHOWN if sum(min(n, len(indices)) for indices in found.values()) <= room), 1)
-    return {cell: indices[:most] for cell, indices in found.items()}, most
+    return {cell: indices[:most] for cell, indices in found.items()}
 
 
 SECTIONS = {"confusion": Section("Confusion matrix", 30, gather)}
