@@ -160,8 +160,11 @@ def test_the_page_can_be_read_aloud(page):
     assert [link["href"] for link in page.all("a")][1:] == [f"#{section['id']}" for section in page.all("section")]
 
 
-def test_every_section_is_on_the_page(page):
-    assert [section["id"] for section in page.all("section")] == list(sections())
+def test_the_sections_are_in_their_order(page):
+    shown = [section["id"] for section in page.all("section")]
+    assert shown == [name for name in sections() if name in shown]
+    assert {"summary", "curves", "confusion", "mistakes", "filters", "saliency"} <= set(shown)
+    assert {"layers", "settings", "environment"} <= set(shown)
     positions = [section.position for section in sections().values()]
     assert positions == sorted(set(positions))
 
