@@ -94,12 +94,12 @@ def _library() -> str:
     return vl_convert.javascript_bundle(_SNIPPET, version).replace("</script", "<\\/script")
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(share: int | float, digits: int = 1) -> str:
     """A share in percent, with a space that does not break."""
     return f"{share:.{digits}%}".replace("%", "\u00a0%")
 
 
-def short(number: float) -> str:
+def short(number: int | float) -> str:
     """Three digits and a unit: 61.7 k, 4.09 G."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size * 0.9995:
@@ -107,7 +107,7 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Hours and minutes, minutes and seconds, or seconds."""
     whole = round(seconds)
     if whole >= 3600:
