@@ -22,6 +22,15 @@ def _require(ok: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} is {value!r}; expected {expected}")
 
 
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuses what no key can be made of.
+
+    Raises:
+      InputError: the seed is not in [0, 2^32).
+    """
+    _require(0 <= seed < 2**32, name, seed, "0 to 2^32 - 1")
+
+
 InitializerName: TypeAlias = Literal[
     "normal", "uniform", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "orthogonal"
 ]
@@ -210,7 +219,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        _require(0 <= self.seed < 2**32, "training.seed", self.seed, "0 to 2^32 - 1")
+        check_seed(self.seed, "training.seed")
         _require(self.log_every >= 1, "training.log_every", self.log_every, "at least 1")
         every = self.checkpoint_every
         _require(every is None or every >= 1, "training.checkpoint_every", every, "at least 1")

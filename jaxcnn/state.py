@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
+
+from jaxcnn.errors import InputError
 
 
 class State(flax.struct.PyTreeNode):
@@ -61,7 +64,11 @@ def create(
 
     Returns:
       A state at step 0.
+
+    Raises:
+      InputError: a field of the model cannot be hashed, so that no program can be compiled for the model.
     """
+    check_hashable(model)
     params_key, run_key = jax.random.split(key)
     variables = _initialise(model, params_key, input_shape)
     params = variables["params"]
@@ -73,3 +80,35 @@ def create(
         ema_params=None,
         key=run_key,
     )
+
+
+def check_hashable(model: nn.Module) -> None:
+    """Refuses a model that no program can be compiled for.
+
+    Raises:
+      InputError: a field of it, or of a module that it holds, cannot be hashed.
+    """
+    try:
+        hash(model)
+    except TypeError as error:
+        name, value = _unhashable(model)
+        raise InputError(
+            f"{type(model).__name__} holds {type(value).__name__} as {name}; expected tuples, numbers and other values "
+            "that do not change, for which a program can be compiled"
+        ) from error
+
+
+def _unhashable(value: Any) -> tuple[str, Any]:
+    """What in a value cannot be hashed, and the name that leads to it."""
+    inside: dict[str, Any] = {}
+    if isinstance(value, nn.Module):
+        inside = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple):
+        inside = {str(place): inner for place, inner in enumerate(value)}
+    for name, inner in inside.items():
+        try:
+            hash(inner)
+        except TypeError:
+            rest, found = _unhashable(inner)
+            return f"{name}.{rest}" if rest else name, found
+    return "", value

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
+
+# The collector looks again and again at what never goes away: libraries, and programs that stay compiled.
+gc.set_threshold(100_000, 20, 100)
 
 # Compiling is most of what the tests do, and LLVM's optimisation most of that; XLA's own stays on.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -45,11 +49,12 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch as an oracle; absent, the test is skipped, but never in CI."""
-    if os.environ.get("CI"):
-        import torch
+    if not os.environ.get("CI"):
+        pytest.importorskip("torch", reason="PyTorch is the oracle here: pip install torch")
+    import torch
 
-        return torch
-    return pytest.importorskip("torch", reason="PyTorch is the oracle here: pip install torch")
+    torch.set_num_threads(1)  # the tests are two processes already, and its threads wait for each other by spinning
+    return torch
 
 
 @pytest.fixture(scope="session")

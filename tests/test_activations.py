@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,7 @@ def test_activations_are_what_the_layer_computes(chunk):
     )
 
 
+@pytest.mark.slow
 def test_blocks_that_are_scanned_have_their_own_names():
     model = models.create("cifar_resnet14", scan=True)
     state = jaxcnn.state.create(model, jax.random.key(0), (16, 16, 3))
@@ -85,7 +88,15 @@ def rectified(backward, x, weights):
 
 
 @pytest.mark.parametrize(
-    "form", [jax.nn.relu, lambda x: jnp.maximum(x, 0), lambda x: jnp.maximum(0.0, x), jax.jit(nn.relu)]
+    "form",
+    [
+        jax.nn.relu,
+        lambda x: jnp.maximum(x, 0),
+        lambda x: jnp.maximum(0.0, x),
+        jax.jit(nn.relu),
+        lambda x: jnp.maximum(x, jnp.zeros_like(x)),
+        lambda x: jnp.clip(x, 0),
+    ],
 )
 @pytest.mark.parametrize(
     ("method", "backward"),
@@ -108,6 +119,63 @@ def test_a_relu_is_found_however_it_is_written(form, method, backward):
     # Both signs on either side of the ReLU, which a picture of positive values alone does not give.
     expected = rectified(backward, np.asarray(IMAGES).reshape(5, -1), weights).reshape(IMAGES.shape)
     np.testing.assert_allclose(method(model, state, IMAGES, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+class Between(nn.Module):
+    """A function between two dense layers, maybe after a normalisation."""
+
+    form: Callable[[jax.Array], jax.Array]
+    normalised: bool = False
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        x = nn.Dense(9, use_bias=False, name="one")(images.reshape(len(images), -1))
+        x = nn.LayerNorm(name="norm")(x) if self.normalised else x
+        return nn.Dense(CLASSES, use_bias=False, name="two")(self.form(x))
+
+
+@pytest.mark.parametrize(
+    "form", [jnp.tanh, nn.softplus, lambda x: jnp.clip(x, 0.1), lambda x: jnp.maximum(x, jnp.ones_like(x))]
+)
+def test_what_is_no_relu_is_not_taken_for_one(form):
+    model = Between(form, normalised=True)
+    with pytest.raises(InputError, match="Between has no ReLU"):
+        guided_backpropagation(model, jaxcnn.state.create(model, jax.random.key(3), SHAPE), IMAGES, 1)
+
+
+def test_a_clip_at_zero_is_told_from_another_that_is_traced_alike():
+    model = Between(lambda x: jnp.clip(jnp.clip(x, 0), 0.2))
+    state = jaxcnn.state.create(model, jax.random.key(3), SHAPE)
+    weights = {name: np.asarray(state.params[name]["kernel"]) for name in ("one", "two")}
+
+    def backward(z, g):
+        g = np.where(z > 0.2, g, 0)
+        return np.where((z > 0) & (g > 0), g, 0)
+
+    expected = rectified(backward, np.asarray(IMAGES).reshape(5, -1), weights).reshape(IMAGES.shape)
+    np.testing.assert_allclose(guided_backpropagation(model, state, IMAGES, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@jax.custom_vjp
+def rounded(x):
+    """Straight through backwards."""
+    return jnp.round(4 * x) / 4
+
+
+rounded.defvjp(lambda x: (rounded(x), None), lambda _, g: (g,))
+
+
+def test_a_function_with_a_derivative_of_its_own_keeps_it():
+    model = Between(lambda x: rounded(nn.relu(x)))
+    state = jaxcnn.state.create(model, jax.random.key(3), SHAPE)
+    weights = {name: np.asarray(state.params[name]["kernel"]) for name in ("one", "two")}
+    for method, backward in (
+        (guided_backpropagation, lambda z, g: np.where((z > 0) & (g > 0), g, 0)),
+        (deconvnet, lambda z, g: np.maximum(g, 0)),
+    ):
+        expected = rectified(backward, np.asarray(IMAGES).reshape(5, -1), weights).reshape(IMAGES.shape)
+        np.testing.assert_allclose(method(model, state, IMAGES, 1), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_class_activation_maps_are_what_the_equations_say():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import jaxcnn.state
-from jaxcnn.analysis import attribution
+from jaxcnn.analysis import attribution, chunks, saliency
 from jaxcnn.analysis.attribution import DeadMapWarning, method, methods
 from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.analysis.integrated_gradients import integrated_gradients
 from jaxcnn.errors import InputError, RunError
 
 SHAPE, CLASSES = (8, 9, 3), 4
@@ -54,6 +56,14 @@ class Linear(nn.Module):
         del train
         maps = nn.Conv(CLASSES, (1, 1), use_bias=False, name="maps")(images)
         return maps.sum((1, 2))
+
+
+class Chain(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        x = nn.relu(nn.Conv(8, (3, 3))(images))
+        return nn.Dense(CLASSES)(nn.relu(nn.Conv(8, (3, 3))(x)).mean((1, 2)))
 
 
 def made(model, shape=SHAPE):
@@ -174,6 +184,7 @@ def test_two_networks_of_the_same_function_have_the_same_maps(name, maps):
     close(explain(name, Folded(), folded), maps[name], 1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_a_class_for_each_image_and_a_function_of_the_logits_are_targets():
     for name in ("gradient", "integrated_gradients", "smooth_grad", "lrp", "grad_cam"):
         expected = explain(name, targets=np.array([2, 2, 2]))
@@ -226,7 +237,8 @@ def test_a_network_that_is_not_finite_is_refused():
     ("targets", "message"),
     [
         (4, r"targets hold class 4; expected classes in \[0, 4\)"),
-        (1.5, "targets are float32 of shape"),
+        (1.5, "targets are float64 of shape"),
+        (2**40, r"targets hold class 1099511627776; expected classes in \[0, 4\)"),
         (np.array([0, 1]), r"shape \(2,\); expected integers of shape \(3,\)"),
         (lambda logits: logits, r"the target function gave shape \(3, 4\) for logits \(3, 4\)"),
     ],
@@ -234,6 +246,78 @@ def test_a_network_that_is_not_finite_is_refused():
 def test_targets_that_do_not_fit_are_refused(targets, message):
     with pytest.raises(InputError, match=message):
         explain("gradient", targets=targets)
+
+
+def test_targets_may_be_a_list():
+    np.testing.assert_array_equal(
+        explain("gradient", targets=[1, 0, 3]), explain("gradient", targets=np.array([1, 0, 3]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "3"}, r"targets are <U1 of shape \(\); expected integers of shape \(3,\)"),
+        ({"targets": [[1], [2, 3], [0]]}, "targets are no array: "),
+        ({"targets": [2**70, 0, 0]}, "targets are object of shape"),
+        ({"targets": [True, False, True]}, "targets are bool of shape"),
+        ({"chunk": 2.5}, "chunk is 2.5; expected a whole number"),
+        ({"samples": 2.5}, "samples is 2.5; expected a whole number"),
+        ({"noise": float("inf")}, "noise inf; expected at least 1 and at least 0"),
+    ],
+)
+def test_other_types_are_refused_with_a_sentence(unchecked, options, message):
+    asked = {"targets": 1, **options}
+    with pytest.raises(InputError, match=message):
+        method("smooth_grad").function(SMALL, STATE, IMAGES, **asked)
+
+
+def test_images_of_another_number_of_channels_are_refused():
+    with pytest.raises(InputError, match=r"Linear does not take images of shape \(8, 9, 1\)"):
+        method("gradient").function(LINEAR, made(LINEAR), IMAGES[..., :1])
+
+
+@pytest.mark.parametrize(("value", "kind"), [([4, 4], "list"), (np.ones(2), "ndarray"), ({"a": 1}, "dict")])
+def test_a_network_for_which_no_program_can_be_compiled_is_refused(value, kind):
+    class Holding(nn.Module):
+        field: Any
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            return nn.Dense(CLASSES)(images.mean((1, 2)))
+
+    class Outer(nn.Module):
+        body: Any
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            return self.body(images, train=train)
+
+    with pytest.raises(InputError, match=f"Holding holds {kind} as field; expected tuples"):
+        made(Holding(value))
+    with pytest.raises(InputError, match=f"Outer holds {kind} as body.field; expected tuples"):
+        made(Outer(Holding(value)))
+    with pytest.raises(InputError, match=f"Holding holds {kind} as field; expected tuples"):
+        method("gradient").function(Holding(value), STATE, IMAGES)
+
+
+def test_integrated_gradients_may_be_mapped_over_states():
+    states = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), made(LINEAR).params)
+
+    def explained(params):
+        return integrated_gradients(LINEAR, made(LINEAR).replace(params=params), IMAGES, TARGETS)
+
+    maps = jax.vmap(explained)(states)
+    expected = np.asarray(IMAGES) * WEIGHTS.T[TARGETS][:, None, None]
+    close(maps[0], expected)
+    close(maps[1], 2 * expected)
+
+
+def test_probabilities_of_bfloat16_logits_are_of_single_precision():
+    logits = jnp.array([[0.0, 1 / 256, 1 / 128, 0.0]], jnp.bfloat16)
+    found = attribution.Score("probability")(logits, jnp.array([2]))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, jax.nn.softmax(logits.astype(jnp.float32))[:, 2], rtol=1e-6)
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
@@ -256,6 +340,21 @@ def test_a_larger_image_gets_a_smaller_chunk():
     )
 
 
+def test_an_evaluation_and_its_derivative_take_no_more_than_is_affordable(monkeypatch):
+    shape = (64, 64, 3)
+    monkeypatch.setattr(chunks, "MEMORY", 8 * 2**20)
+    for model in (LINEAR, Chain()):
+        state = made(model, shape)
+        size = affordable(model, state.variables, shape)
+        assert 1 < size < 64
+        keys, zero = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 1, 1, 1))
+        asked = (0.1, jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32), (keys, zero), jnp.arange(size), jnp.ones(size))
+        program = saliency._noisy_sums.lower((model, attribution.Score()), state.variables, *asked).compile()
+        used = program.memory_analysis()
+        assert used.temp_size_in_bytes + used.output_size_in_bytes <= chunks.MEMORY
+
+
+@pytest.mark.slow
 def test_no_more_images_than_the_chunk_are_evaluated_at_once(monkeypatch):
     seen = []
     plain = attribution.logits

@@ -91,6 +91,7 @@ def test_a_chain_applies_its_parts_in_order_each_with_its_own_key():
     np.testing.assert_array_equal(make({})(jax.random.key(0), IMAGES, TARGETS, 0)[0], IMAGES)
 
 
+@pytest.mark.slow
 def test_four_devices_augment_as_one_does():
     chain = make({"crop": 3.0, "flip": 0.5, "brightness": 0.4, "mixup": 1.0})
 

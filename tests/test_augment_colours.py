@@ -81,6 +81,7 @@ def test_lighting_adds_the_mixture_of_principal_components():
         assert scipy.stats.kstest(along, "norm", (0, 0.1)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_drawn_factors_and_shifts_are_uniform():
     colour = jnp.array([[[0.5, 0.2, 0.2], [0.2, 0.4, 0.4]]])
     keys = jax.random.split(jax.random.key(3), 2000)
@@ -146,6 +147,7 @@ def test_every_operation_equals_torchvisions(magnitude, operate, torch, v2):
             np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=f"{name} {sign}")
 
 
+@pytest.mark.slow
 def test_two_operations_are_drawn_one_after_the_other(operate):
     """What RandAugment gives is some pair's result, both signs and all operations occur, and pairs are as likely."""
     magnitude, count = 20, len(policy.OPERATIONS)

@@ -52,7 +52,7 @@ def trained(module: nn.Module, x, variables, cotangent, **call: Any):
     return run(variables["params"], x)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(shapes)
 def test_training_equals_linen_where_the_running_variance_is_biased(shape):
     inputs = example(shape)
@@ -60,7 +60,7 @@ def test_training_equals_linen_where_the_running_variance_is_biased(shape):
     assert_close(trained(BatchNorm(unbiased=False), *inputs, train=True), expected, 2e-5)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(shapes)
 def test_training_and_inference_equal_torch(torch, shape):
     x, variables, cotangent = example(shape)
@@ -98,7 +98,7 @@ def written_out(x, scale, bias):
     return (x - mean) / jnp.sqrt(variance + 1e-5) * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(shapes)
 def test_closed_form_gradients_equal_autodiff_in_float64(shape):
     with jax.enable_x64(True):

@@ -89,6 +89,7 @@ def test_the_share_outside_the_compiled_step_is_what_invented_epochs_say(module)
     np.testing.assert_allclose(shares, [0.25, 0.2, 0.25])
 
 
+@pytest.mark.slow
 def test_both_sides_train_to_a_similar_loss(module, torch, monkeypatch, capsys):
     training = module("training")
     monkeypatch.setattr(training, "apart", functools.partial)  # here instead: starting processes takes the time

@@ -95,7 +95,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 @given(params=trees, opt_state=trees, ema=st.none() | trees, progress=st.dictionaries(st.text(max_size=5), json_values))
 def test_any_state_and_progress_return_bit_for_bit(params, opt_state, ema, progress):
     saved = make(3, params, opt_state=opt_state, ema_params=ema)

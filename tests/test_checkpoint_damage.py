@@ -54,6 +54,7 @@ def outcome(directory: Path, saved: State) -> str:
     return "raised"
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_or_harmless(pair):
     directory, saved = pair
     generator = random.Random(0)
@@ -145,6 +146,7 @@ def child(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path):
     # A limit on file sizes fails a write as a full disk does, for any user, and can be lifted again.
     process = child(
@@ -184,6 +186,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["1", "5"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_consistent_newest_checkpoint(tmp_path):
     script = """
         with Checkpoints(sys.argv[1]) as checkpoints:

@@ -45,6 +45,7 @@ def test_train_evaluate_and_load_agree(capsys, here):
     assert int(state.step) == trained["steps"]
 
 
+@pytest.mark.slow
 def test_model_options_are_typed_flags(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK, "--model.options.width", "12")[0] == 0
     assert jaxcnn.load("runs/lenet5_digits")[0].width == 12
@@ -131,6 +132,7 @@ def test_json_is_json_whatever_the_numbers(capsys):
     assert json.loads(capsys.readouterr().out) == {"loss": None, "top1": 0.5}
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
     run = here / "runs" / "lenet5_digits"
@@ -192,6 +194,7 @@ def test_each_diagnosis_is_drawn_as_itself():
     assert gallery._diagnostics([json.loads(TRAINED)]) == {}
 
 
+@pytest.mark.slow
 def test_a_file_where_a_folder_should_be_is_one_sentence(capsys, here):
     assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
     figures = here / "runs" / "lenet5_digits" / "figures"

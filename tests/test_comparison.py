@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -16,9 +17,9 @@ from PIL import Image
 
 import jaxcnn
 from jaxcnn.analysis import attribution, comparison, metrics
-from jaxcnn.analysis.comparison import MEASURES, RANDOM, Measure, compare, interval, random_map
+from jaxcnn.analysis.comparison import BASELINES, MEASURES, RANDOM, SMOOTH, Measure, compare, interval, random_map
 from jaxcnn.analysis.road import road
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, RunError
 
 SHAPE = (6, 7, 3)
 COUNT = 8
@@ -63,28 +64,79 @@ def table():
     return compare(MODEL, STATE, IMAGES, OWN, key=KEY)
 
 
+@pytest.mark.slow
 def test_every_measure_has_every_method_and_the_random_map(table):
     assert [(row.measure, row.method) for row in table] == [
-        (measure, method) for measure in ("deletion", "insertion", "road") for method in (*OWN, RANDOM)
+        (measure, method) for measure in ("deletion", "insertion", "road") for method in (*OWN, *BASELINES)
     ]
     assert all(row.n == COUNT for row in table)
     assert table.model == "Linear"
 
 
+@pytest.mark.slow
 def test_what_is_true_beats_the_random_map_and_its_reverse_does_not(table):
     for measure in ("deletion", "road"):  # a blurred pixel may add more than a sharp one
         assert table.row("contributions", measure).beats_random
         worse = table.row("reverse", measure)
         assert not worse.beats_random
         assert worse.advantage_high < 0
-        baseline = table.row(RANDOM, measure)
-        assert not baseline.beats_random
-        assert (baseline.advantage, baseline.advantage_low, baseline.advantage_high) == (0, 0, 0)
+        better = table.row(worse.baseline, measure)
+        assert (better.advantage, better.advantage_low, better.advantage_high) == (0, 0, 0)
+        for baseline in BASELINES:
+            assert not table.row(baseline, measure).beats_random
+            assert table.row(baseline, measure).advantage <= 0
+
+
+@pytest.mark.parametrize("region", [1, 2])
+def test_maps_that_say_nothing_are_no_better_than_the_random_map(region):
+    class Coherent(nn.Module):
+        """As sure of its class as the upper half of the picture is sharp, so that whole pieces tell more than dots."""
+
+        @nn.compact
+        def __call__(self, images, *, train):
+            sharp = jnp.square(images[:, :4, 1:] - images[:, :4, :-1]).mean((1, 2, 3))
+            return jnp.stack([100 * sharp, jnp.zeros_like(sharp)], 1) + self.param("bias", nn.initializers.zeros, ())
+
+    images = jax.random.uniform(jax.random.key(5), (24, 8, 8, 1))
+    model = Coherent()
+    state = jaxcnn.state.create(model, jax.random.key(0), (8, 8, 1))
+
+    def constant(value):
+        return lambda model, state, images, targets=None, *, key=None, chunk=None: jnp.full(images.shape[:3], value)
+
+    methods = {"zeros": constant(0.0), "constant": constant(0.1)}
+    table = compare(model, state, images, methods, 0, measures=CHEAP, region=region, key=KEY)
+    for measure in CHEAP:
+        rows = [table.row(method, measure) for method in methods]
+        assert rows[0].mean == rows[1].mean  # the same order of what is equal
+        white = table.row(RANDOM, measure)
+        for row in rows:
+            assert not row.beats_random
+            assert white.low < row.mean < white.high
+
+
+def test_the_advantage_is_over_the_better_of_the_random_maps():
+    area = Measure(lambda e: jnp.asarray(e.method.title == SMOOTH, jnp.float32) + e.heat.mean((1, 2)), True, "")
+    for higher, baseline in ((True, SMOOTH), (False, RANDOM)):
+        measure = dataclasses.replace(area, higher_is_better=higher)
+        table = compare(MODEL, STATE, IMAGES, OWN, measures={"own": measure})
+        assert {row.baseline for row in table} == {baseline}
+
+
+def test_smooth_random_maps_are_bilinear_between_the_places_of_a_grid():
+    images = jnp.zeros((3, 28, 35, 1))
+    maps = np.asarray(comparison.smooth_random_map(MODEL, STATE, images, key=KEY))
+    assert maps.shape == (3, 28, 35)
+    assert 0 <= maps.min() < maps.max() < 1
+    inner = maps[:, 2:-2]  # half a cell from the border, the slope is constant over a cell of four pixels
+    slopes = np.diff(inner, axis=1).reshape(3, -1)[:, : 20 * 35].reshape(3, 5, 4, 35)
+    np.testing.assert_allclose(slopes, np.broadcast_to(slopes[:, :, :1], slopes.shape), atol=1e-5)
+    assert len(np.unique(maps[:, 0, 0])) == 3
 
 
 def test_an_advantage_whose_interval_reaches_below_0_beats_nothing():
     def row(low):
-        return comparison.Row("own", "deletion", 0.5, 0.4, 0.6, 0.1, low, 0.2 - low, COUNT)
+        return comparison.Row("own", "deletion", 0.5, 0.4, 0.6, RANDOM, 0.1, low, 0.2 - low, COUNT)
 
     assert row(0.01).beats_random
     assert not row(-0.01).beats_random
@@ -95,7 +147,7 @@ def test_the_intervals_are_student_s_and_the_advantage_is_taken_image_by_image(t
     _, random_key, measure_key = jax.random.split(KEY, 3)
     heats = {
         "contributions": contributions(MODEL, STATE, IMAGES, classes).sum(-1),
-        RANDOM: random_map(MODEL, STATE, IMAGES, key=random_key),
+        **{name: method.function(MODEL, STATE, IMAGES, key=random_key) for name, method in BASELINES.items()},
     }
     ask = MODEL, STATE, IMAGES
     measured = {
@@ -104,8 +156,9 @@ def test_the_intervals_are_student_s_and_the_advantage_is_taken_image_by_image(t
         "road": lambda heat: road(*ask, heat, classes, key=measure_key).gap,
     }
     for name, function in measured.items():
-        values, baseline = (np.asarray(function(heats[method]), np.float64) for method in ("contributions", RANDOM))
-        difference = baseline - values if name == "deletion" else values - baseline
+        values, *baselines = (np.asarray(function(heats[method]), np.float64) for method in heats)
+        sign = -1 if name == "deletion" else 1
+        difference = sign * (values - max(baselines, key=lambda baseline: sign * baseline.mean()))
         row = table.row("contributions", name)
         for (mean, low, high), sample in (
             ((row.mean, row.low, row.high), values),
@@ -123,9 +176,10 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
         interval(np.ones(1))
 
 
+@pytest.mark.slow
 def test_methods_and_measures_are_found_by_name_and_infidelity_does_not_depend_on_the_unit():
     table = compare(MODEL, STATE, IMAGES, ["gradient_x_input"], measures=list(MEASURES), key=KEY)
-    assert [row.measure for row in table] == [name for name in MEASURES for _ in range(2)]
+    assert [row.measure for row in table] == [name for name in MEASURES for _ in range(3)]
     steady = table.row(RANDOM, "max_sensitivity")
     assert 0.6 < steady.low < steady.high < 0.9  # about sqrt(1/2) for maps that have nothing to do with each other
     assert table.row("gradient_x_input", "max_sensitivity").beats_random
@@ -178,6 +232,7 @@ def test_it_is_written_in_four_ways(table):
     assert lines[3].endswith("no")
     assert f"{first.advantage:+.4g}" in lines[2]
     assert lines[4].split()[:3] == ["deletion", "random", "map"]
+    assert lines[5].split()[:4] == ["deletion", "smooth", "random", "map"]
 
     piped = [line for line in comparison.markdown(table).splitlines() if line.startswith("|")]
     assert len(piped) == 2 + len(table.rows)
@@ -199,7 +254,7 @@ def test_it_is_written_in_four_ways(table):
         (["gradient"], {"measures": ["deletions"]}, "unknown measure 'deletions'; did you mean deletion"),
         ([], {}, r"methods are \[\] and measures .* expected at least one of each"),
         (["gradient"], {"measures": ()}, "expected at least one of each"),
-        ({RANDOM: contributions}, {}, "no method called 'random map', which is always there"),
+        ({RANDOM: contributions}, {}, "no method called 'random map' or 'smooth random map', which are always there"),
         (OWN, {"measures": {"odd": Measure(lambda s: s.maps, True, "")}}, r"the measure odd gave shape \(8, 6, 7, 3\)"),
         (OWN, {"targets": 2}, "targets hold class 2"),
     ],
@@ -207,6 +262,17 @@ def test_it_is_written_in_four_ways(table):
 def test_what_does_not_fit_is_refused_with_a_sentence(methods, options, message):
     with pytest.raises(InputError, match=message):
         compare(MODEL, STATE, IMAGES, methods, **options)
+
+
+def test_a_measure_that_is_not_finite_is_refused():
+    broken = Measure(lambda e: e.heat.mean((1, 2)).at[2].set(jnp.nan), True, "")
+    with pytest.raises(RunError, match="the measure own of contributions is not finite for image 2"):
+        compare(MODEL, STATE, IMAGES, OWN, measures={"own": broken})
+
+
+def test_the_values_of_each_image_are_kept(table):
+    assert table.values.shape == (3, 4, COUNT)
+    np.testing.assert_allclose(table.values.mean(-1).ravel(), [row.mean for row in table], rtol=1e-6)
 
 
 def test_one_image_is_refused_and_a_row_that_is_not_there(table):

@@ -75,7 +75,7 @@ def build(given):
 
 
 @given(settings_given)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=16)
 def test_json_round_trip_is_exact(given):
     experiment = build(given)
     read = config.from_json(Experiment, json.loads(json.dumps(config.to_json(experiment))))

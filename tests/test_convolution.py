@@ -89,7 +89,7 @@ def ours(case: Case):
     return lambda x, kernel: convolve(x, kernel, **case.options)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 @given(cases())
 def test_output_gradients_and_forward_mode_equal_those_of_xla(case: Case):
     def everything(function):

@@ -29,6 +29,7 @@ def test_a_unit_is_dead_if_its_bias_outweighs_whatever_it_is_shown():
     assert found.shares[0] == 2 / 6
 
 
+@pytest.mark.slow
 def test_they_are_those_that_no_image_makes_positive_whatever_the_chunk():
     state = resnet()
     found = dead_units(RESNET, state, IMAGES, chunk=4)

@@ -47,6 +47,7 @@ def test_every_layer_adds_the_growth_rate_and_transitions_compress(name, stem, g
     assert params["head"]["kernel"].shape[0] == features
 
 
+@pytest.mark.slow
 def test_a_block_passes_everything_on():
     fields = {"growth_rate": 3, "bottleneck": True, "dropout": 0.0, "activation": "relu"}
     block = DenseBlock(4, fields | {"dtype": jnp.float32, "axis_name": None})
@@ -59,6 +60,7 @@ def test_a_block_passes_everything_on():
     np.testing.assert_allclose(shorter.apply(first, x, train=False), y[..., :-3], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_follows_every_convolution_but_the_stem():
     model = DenseNet(depth=7, growth_rate=4, bottleneck=False, dropout=0.999, num_classes=3)
     state = states.create(model, jax.random.key(0), (8, 8, 3))

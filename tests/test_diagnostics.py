@@ -82,6 +82,7 @@ def lenet():
     return model, state.replace(params=noise)
 
 
+@pytest.mark.slow
 def test_means_and_norms_are_those_of_numpy_and_plain_autodiff(lenet):
     model, state = lenet
     batch = batch_of((28, 28, 1))
@@ -106,6 +107,7 @@ def test_means_and_norms_are_those_of_numpy_and_plain_autodiff(lenet):
     np.testing.assert_allclose(diagnosis.norm, norms, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dead_units_are_those_that_were_killed(lenet):
     model, state = lenet
     diagnosis = diagnose(model, state)
@@ -122,6 +124,7 @@ def test_dead_units_are_those_that_were_killed(lenet):
     assert min(diagnosis.zero) > 0
 
 
+@pytest.mark.slow
 def test_eight_devices_see_what_one_sees(lenet):
     model = models.create("lenet5", num_classes=5, activation="relu", axis_name=AXIS)
     one, many = (diagnose(model, lenet[1], n=16, count=count) for count in (1, 8))

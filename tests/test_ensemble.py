@@ -90,6 +90,7 @@ def test_copies_of_a_run_are_no_better_than_the_run(runs, tmp_path):
     assert dataclasses.asdict(result.ensemble) == pytest.approx(dataclasses.asdict(evaluate_run(runs / "mlp")))
 
 
+@pytest.mark.slow
 def test_the_command_prints_single_against_ensemble(runs, capsys, monkeypatch):
     monkeypatch.chdir(runs)
     expected = evaluate_ensemble(MEMBERS, checkpoint="best")
@@ -131,6 +132,7 @@ def others(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_of_other_classes_or_images_are_refused(runs, others):
     for names, says in (
         ([runs / "mlp", others / "two"], r"two has the classes a, b, \.\.\.; expected those of .*mlp, 0, 1, 2"),
@@ -144,6 +146,7 @@ def test_runs_of_other_classes_or_images_are_refused(runs, others):
             evaluate_ensemble(names)
 
 
+@pytest.mark.slow
 def test_one_place_for_the_images_makes_runs_alike(others):
     place = str(others / "pictures" / "again")
     result = evaluate_ensemble([others / "two", others / "again"], data_directory=place)
@@ -151,6 +154,7 @@ def test_one_place_for_the_images_makes_runs_alike(others):
     assert result.members[0].scores == evaluate_run(others / "two", data_directory=place)
 
 
+@pytest.mark.slow
 def test_splits_held_out_by_other_seeds_or_shares_are_other_images(runs, tmp_path):
     with pytest.raises(InputError, match=r"subset has data of another validation share, 0\.3; expected 0\.0"):
         evaluate_ensemble([runs / "mlp", runs / "subset"], split="train")

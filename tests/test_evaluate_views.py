@@ -235,6 +235,7 @@ def on_digits(run, image_size: int | None, border: int) -> tuple[np.ndarray, np.
     return average(np.stack(logits)), labels
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_the_mean_over_ten_crops_of_the_padded_image(run):
     expected, labels = on_digits(run, None, border=1)
     assert_scores(evaluate_run(run, crops=10), expected, labels)
@@ -251,6 +252,7 @@ def test_one_view_of_a_run_is_the_image(run):
     assert_scores(scores, scipy.special.softmax(logits.astype(np.float64), axis=1), labels)
 
 
+@pytest.mark.slow
 def test_a_dataset_larger_than_the_network_s_input_is_cut_to_it(run, tmp_path):
     convert(run, tmp_path / "mlp.npz")
     config = DataConfig("digits", image_size=10, batch_size=100)
@@ -309,6 +311,7 @@ def weighted(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("mlp", 144), ("squeezenet1_1", 10)])
 def test_photographs_are_scored_by_the_mean_over_their_views(weighted, folder, name, count):
     def cut(image):
@@ -324,6 +327,7 @@ def test_photographs_are_scored_by_the_mean_over_their_views(weighted, folder, n
         np.testing.assert_allclose(seen.probabilities, np.sort(row)[::-1][:5], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 128])
 def test_dense_photographs_are_whole_and_of_several_scales(folder, batch_size):
     model, variables = network(channels=3)

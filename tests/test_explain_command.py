@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def kept(path: Path):
 # ---- filters
 
 
+@pytest.mark.slow
 def test_the_kernels_of_the_first_layer_are_drawn_and_kept(capsys, files, here):
     status, out, _ = invoke(capsys, "filters", "lenet5", "--weights", files["lenet5"], "--json")
     assert status == 0
@@ -96,6 +98,7 @@ def test_the_kernels_of_the_first_layer_are_drawn_and_kept(capsys, files, here):
     assert about["environment"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_the_kernels_of_another_layer_go_by_its_name(capsys, files, here):
     arguments = ("filters", "squeezenet1_1", "--weights", files["squeezenet1_1"], "--layer")
     status, out, _ = invoke(capsys, *arguments, "fire2/expand3x3")
@@ -143,6 +146,7 @@ def test_a_run_s_patches_come_from_its_own_split(capsys, run, here):
     assert (about["network"], about["step"], about["command"], about["k"]) == (run, int(state.step), "patches", 4)
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_enough_to_repeat_it(capsys, files, here):
     arguments = ("patches", "lenet5", "--weights", files["lenet5"], "--dataset", "digits", "--image-size", "28")
     status, out, _ = invoke(capsys, *arguments, "--split", "train", "--layer", "c3", "--k", "5", "--output", "here")
@@ -205,6 +209,28 @@ def test_a_folder_that_cannot_be_written_is_not_there_at_all(capsys, files, here
     assert (status, out) == (1, "")
     assert "filters-lenet5 cannot be written: No space left on device" in err
     assert not list(here.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(here, monkeypatch):
+    def refused(self, *args, **options):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refused)
+        with pytest.raises(InputError, match="deep/new cannot be made: Read-only file system"):
+            results.new_folder("deep/new")
+    with pytest.raises(InputError, match="cannot be made: embedded null"):
+        results.new_folder("a\0b")
+    assert results.new_folder("deep/new") == Path("deep/new")
+    assert not list(here.iterdir())
+
+
+def test_a_file_of_weights_is_told_by_where_it_is_and_what_is_in_it(files, monkeypatch):
+    file = Path(files["lenet5"])
+    monkeypatch.chdir(file.parent)
+    about = open_network("lenet5", weights=file.name).about()
+    assert about["weights"] == str(file.resolve())
+    assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_folder_that_appears_meanwhile_is_left_alone(here):

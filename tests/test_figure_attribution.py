@@ -79,8 +79,8 @@ SAMPLES = {
     "sheet, long titles": lambda: sheet(IMAGES[:1], {"w" * 60: SIGNED[:1] ** 2, "v " * 30: SIGNED[:1] ** 2}),
     "occlusion": occluded,
     "occlusion, one": lambda: occluded(1),
-    "exchange": lambda: exchange(SHARES, curves(TITLES[:3]), curves(TITLES[:3]), baseline="gradient", images=9),
-    "exchange, 18": lambda: exchange(SHARES, curves(TITLES), curves(TITLES), baseline=TITLES[3], images=9),
+    "exchange": lambda: exchange(SHARES, curves(TITLES[:3]), curves(TITLES[:3]), baselines=["gradient"], images=9),
+    "exchange, 18": lambda: exchange(SHARES, curves(TITLES), curves(TITLES), baselines=TITLES[3:5], images=9),
     "exchange, one": lambda: exchange(SHARES, curves(["w" * 90]), curves(["w" * 90]), images=2),
     "cascade": lambda: cascade(
         IMAGES[0], {t: np.resize(SIGNED**2, (4, 20, 24)) for t in TITLES[5:8]}, NAMES, [TITLES[5]]
@@ -237,7 +237,7 @@ def test_curves_and_bands_are_drawn_as_given_and_the_best_comes_first():
         {"a": curve(1), "b": curve(9), "random": curve(3)},
         dict.fromkeys(["a", "b", "random"], curve(1)),
     )
-    figure = exchange(SHARES, deletion, insertion, baseline="random", images=5)
+    figure = exchange(SHARES, deletion, insertion, baselines=["random"], images=5)
     panels = figure.axes
     assert len(panels) == 2
     for panel, given in zip(panels, (deletion, insertion), strict=True):

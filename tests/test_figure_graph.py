@@ -167,6 +167,7 @@ def operands(figure, name: str) -> set[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_first_operand_arrives_above_the_second_where_they_are_not_alike():
     assert operands(picture("logistic loss"), "−") == {("1", "σ"), ("1", "y"), ("×", "×")}  # noqa: RUF001
     assert operands(picture("shared"), "/") == {("×", "+")}  # noqa: RUF001
@@ -202,7 +203,7 @@ def graphs(draw_: st.DrawFn) -> Graph:
     return Graph(nodes)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(graphs())
 def test_graphs_of_up_to_twenty_nodes_are_legible(graph: Graph):
     check_drawing(draw(graph), graph.nodes)
@@ -239,6 +240,7 @@ def test_only_one_edge_crosses_another_where_a_planar_drawing_would_need_other_l
     assert crossing == 1
 
 
+@pytest.mark.slow
 def test_drawing_twice_gives_equal_bytes(tmp_path):
     files = [style.save(picture("shared"), tmp_path / name) for name in ("a", "b")]
     for one, other in zip(*files, strict=True):

@@ -123,7 +123,7 @@ def test_legibility_is_really_checked():
 
 
 @given(classes=st.integers(2, 100), largest=st.integers(1, 10**6), letters=st.integers(1, 40))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 def test_a_confusion_matrix_is_legible_for_any_number_of_classes(classes, largest, letters):
     counts = np.full((classes, classes), largest)
     check_legible(confusion(counts, ["w" * letters] * classes))
@@ -148,6 +148,7 @@ def test_a_figure_drawn_outside_the_style_keeps_it():
         assert {text.get_fontsize() for text in drawn(figure)} <= {style.SMALL, style.MEDIUM}
 
 
+@pytest.mark.slow
 def test_threads_draw_the_same_figures():
     def render(name: str) -> bytes:
         canvas = FigureCanvasAgg(SAMPLES_FIXED[name]())
@@ -163,6 +164,7 @@ def test_threads_draw_the_same_figures():
 SAMPLES_FIXED = {name: SAMPLES[name] for name in ("history", "predictions", "confusion", "saliency")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["history", "predictions", "saliency", "confusion"])
 def test_saving_twice_gives_the_same_bytes(name, tmp_path):
     figure = SAMPLES[name]()
@@ -174,6 +176,7 @@ def test_saving_twice_gives_the_same_bytes(name, tmp_path):
         assert one.read_bytes() == two.read_bytes() == three.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_saves_the_same_bytes_and_needs_no_pyplot(tmp_path):
     code = (
         "import sys; from jaxcnn.figures import style; from jaxcnn.figures.confusion import confusion;"

@@ -75,6 +75,7 @@ def test_a_part_that_is_not_there_is_named():
         OptimizerConfig(rates={"head": -1.0})
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_as_they_are_and_work_as_in_inference():
     model = models.create("cifar_resnet20", axis_name=AXIS)
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.1, rates=HEAD_ONLY)

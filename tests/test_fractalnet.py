@@ -53,6 +53,7 @@ def test_a_block_is_the_paper_s_recursion(columns):
     np.testing.assert_allclose(y, sum(outputs) / columns, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_column_alone_runs_its_units_alone():
     images = jax.random.uniform(jax.random.key(1), (2, *SHAPE))
     state = states.create(small(), jax.random.key(0), SHAPE)
@@ -111,6 +112,7 @@ def test_global_drop_path_keeps_one_column_through_the_whole_network():
     assert chosen == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_local_drop_path_trains_several_columns_and_inference_is_certain():
     model = FractalNet(columns=2, width=4, num_classes=3, global_share=0.0)
     state = states.create(model, jax.random.key(0), SHAPE)

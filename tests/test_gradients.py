@@ -108,6 +108,7 @@ class Products(nn.Module):
         return nn.Dense(3, name="head")(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_the_gradient_along_a_path_is_the_product_of_its_branches():
     model = Products()
     state = states.create(model, KEY, SHAPE)
@@ -134,6 +135,7 @@ def loss(logits, labels):
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).sum()
 
 
+@pytest.mark.slow
 def test_a_path_through_a_trained_kind_of_network_is_that_of_the_forward_pass_by_hand():
     found = gradients.paths(RESNET, resnet(), IMAGES, LABELS, 2, KEY, lengths=(0, 3, 6))
 

@@ -127,6 +127,7 @@ def test_inception_v3_has_three_sizes_of_map():
     assert shapes["aux/pool"] == (5, 5, 768)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "added"), [("googlenet", 6_379_984), ("googlenet_2014", 6_379_728), ("inception_v3", 3_326_696)]
 )
@@ -158,6 +159,7 @@ def test_auxiliary_logits_come_in_training_only_and_carry_their_weights():
     assert not jax.eval_shape(lambda s, x: auxiliary(s, x, False), state, images)
 
 
+@pytest.mark.slow
 def test_the_published_auxiliary_classifier_averages_5x5_windows_of_the_14x14_map():
     from jaxcnn.models.googlenet import AuxiliaryHead
 

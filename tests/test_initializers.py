@@ -103,6 +103,7 @@ def test_the_values_are_those_of_yesterday():
     np.testing.assert_array_equal(values["stage1"]["conv1"]["kernel"], direct)
 
 
+@pytest.mark.slow
 def test_a_residual_network_of_zero_gammas_is_its_shortcuts():
     model = models.create("cifar_resnet20", num_classes=3)
     state = states.create(model, jax.random.key(0), (8, 8, 3))

@@ -134,6 +134,7 @@ def jitted(model, variables, images):
 # ---- what the blocks are
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_residual_network():
     found = lesion.blocks(RESNET, resnet(), SHAPE)
     assert [block.name for block in found] == BLOCKS

@@ -82,6 +82,7 @@ def test_each_block_is_deleted_by_itself(capsys, runs, here):
         np.testing.assert_array_equal(arrays[f"blocks_{number}"], [block.name for block in expected.blocks])
 
 
+@pytest.mark.slow
 def test_random_blocks_and_orders_are_drawn_again_from_what_was_kept(capsys, runs, here):
     model, state = jaxcnn.load(runs[0])
     batch = digits(range(359))
@@ -103,6 +104,7 @@ def test_random_blocks_and_orders_are_drawn_again_from_what_was_kept(capsys, run
     np.testing.assert_allclose(json.loads(out)["networks"][0]["tau"], again.tau)
 
 
+@pytest.mark.slow
 def test_paths_go_through_the_blocks_of_a_residual_network(capsys, file, here):
     given = ("cifar_resnet8", "--weights", file, "--dataset", "digits", "--kind", "paths", "--limit", "8")
     status, out, _ = invoke(capsys, "lesion", *given, "--repeats", "2", "--output", "here")

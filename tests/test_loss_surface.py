@@ -26,6 +26,7 @@ def mean_loss(state, params):
     return float(optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(LABELS)).mean())
 
 
+@pytest.mark.slow
 def test_a_direction_has_the_norms_of_the_filters():
     state = resnet()
     drawn: Any = flatten_dict(loss_surface.direction(state, jax.random.key(0)), sep="/")
@@ -54,6 +55,7 @@ def test_a_filter_of_zeros_stays_where_it_is():
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(drawn))
 
 
+@pytest.mark.slow
 def test_a_slice_is_the_loss_along_a_line():
     state = state_of(MODEL)
     along = loss_surface.direction(state, jax.random.key(0))

@@ -26,7 +26,7 @@ def drawn(shape, k, seed=0):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 6]), st.sampled_from([2, 9]), st.sampled_from([1.0, 30.0, 1e4]))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=4)
 def test_cross_entropy_equals_scipy_and_is_stable(seed, n, k, scale):
     rng = np.random.default_rng(seed)
     logits = (scale * rng.standard_normal((n, k))).astype(np.float32)

@@ -16,7 +16,7 @@ import jaxcnn.state
 from jaxcnn.analysis import metrics
 from jaxcnn.analysis.road import imputed, road
 from jaxcnn.analysis.saliency import gradient, gradient_x_input, smooth_grad
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, RunError
 
 SHAPE = (6, 7, 3)
 PIXELS = 42
@@ -127,15 +127,41 @@ def test_only_the_order_of_the_heat_counts(power, scale, shift):
         np.testing.assert_array_equal(curves[0].probabilities, curves[1].probabilities)
 
 
-def test_ties_go_in_reading_order_and_what_is_written_can_be_chosen():
-    curve = metrics.deletion(
-        SMALL, SMALL_STATE, IMAGES, 0 * HEAT, TARGETS, steps=SHAPE[0], value=np.array([0.1, 0.5, 0.9])
-    )
+def test_what_is_written_can_be_chosen():
+    colour = np.array([0.1, 0.5, 0.9])
+    rows = -jnp.broadcast_to(jnp.arange(SHAPE[0], dtype=jnp.float32)[None, :, None], HEAT.shape)
+    curve = metrics.deletion(SMALL, SMALL_STATE, IMAGES, rows, TARGETS, steps=SHAPE[0], value=colour)
     half = np.array(IMAGES)
-    half[:, :3] = [0.1, 0.5, 0.9]
+    half[:, :3] = colour
     probabilities = jax.nn.softmax(SMALL.apply(SMALL_STATE.variables, half, train=False))
     expected = np.asarray(probabilities)[np.arange(COUNT), TARGETS]
     np.testing.assert_allclose(curve.probabilities[:, 3], expected, rtol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(region=st.integers(1, 4), seed=st.integers(0, 99))
+def test_equal_regions_go_in_an_order_drawn_by_key_alone(region, seed):
+    keys = jax.random.split(jax.random.key(seed), COUNT)
+    # The upper rows, a whole number of regions, are hotter; both parts are the same everywhere, 0.1 as rounding has it.
+    top = region * max(1, SHAPE[0] // region // 2)
+    heat = jnp.full(HEAT.shape, 0.1).at[:, :top].set(0.7)
+    places = np.asarray(metrics.ranks(heat, keys, region))
+    for place in places:
+        assert sorted(place.ravel()) == list(range(PIXELS))
+        assert place[:top].max() < place[top:].min() if top < SHAPE[0] else True
+    np.testing.assert_array_equal(metrics.ranks(heat - 5, keys, region), places)
+    rows, columns = (np.arange(size) // region for size in SHAPE[:2])
+    labels = rows[:, None] * (columns[-1] + 1) + columns[None]
+    for place in places:  # a region goes as a whole
+        for label in range(labels.max() + 1):
+            own = np.sort(place[labels == label])
+            np.testing.assert_array_equal(own, np.arange(own[0], own[0] + len(own)))
+
+
+def test_the_order_of_equal_pixels_is_uniform_and_each_image_s_own():
+    places = np.asarray(metrics.ranks(jnp.zeros((400, 2, 3)), jax.random.split(KEY, 400)))
+    np.testing.assert_allclose(places.mean(0), 2.5, atol=0.35)  # four standard deviations of the mean
+    assert len(np.unique(places.reshape(400, -1), axis=0)) > 250  # of 720 orders
 
 
 @settings(max_examples=10, deadline=None)
@@ -238,6 +264,7 @@ def test_road_evaluates_the_imputed_pictures_and_its_gap_turns_with_the_map():
     assert not np.allclose(noisy.gap, measured(HEAT, key=jax.random.key(9), noise=0.1).gap, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_chunk_changes_nothing():
     def everything(chunk):
         curve = metrics.deletion(SMALL, SMALL_STATE, IMAGES, HEAT, TARGETS, steps=6, chunk=chunk)
@@ -256,6 +283,7 @@ def through_torch(torch, function):
     return lambda x, **asked: torch.tensor(np.array(function(jnp.asarray(x.numpy()), **asked)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 def test_infidelity_is_captum_s(captum, torch, normalize):
     from captum.metrics import infidelity
@@ -318,6 +346,23 @@ def test_of_a_linear_model_the_gradient_misses_nothing_and_never_changes():
     assert metrics.max_sensitivity(gradient, *ask, TARGETS, samples=2).max() == 0
 
 
+class Standardising(nn.Module):
+    """Each image to mean 0 and standard deviation 1, which an image of one colour does not have."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        axes = (1, 2, 3)
+        x = (images - images.mean(axes, keepdims=True)) / images.std(axes, keepdims=True)
+        return nn.Dense(CLASSES, name="head")(x.reshape(len(x), -1))
+
+
+def test_a_network_that_has_no_score_for_some_picture_is_refused():
+    model = Standardising()
+    state = jaxcnn.state.create(model, jax.random.key(0), SHAPE)
+    with pytest.raises(RunError, match="the score of image 0 is not finite with 100% of its pixels exchanged"):
+        metrics.deletion(model, state, IMAGES, HEAT, TARGETS, steps=3)
+
+
 def test_dead_maps_are_measured_like_any():
     dead = jnp.zeros_like(HEAT)
     ask = SMALL, SMALL_STATE, IMAGES
@@ -343,6 +388,7 @@ def test_a_map_without_channels_stands_for_each():
     np.testing.assert_array_equal(one, each)
 
 
+@pytest.mark.slow
 def test_they_work_inside_jit():
     def measured(state, images, heat):
         area = metrics.insertion(SMALL, state, images, heat, steps=6, chunk=4).area
@@ -374,6 +420,8 @@ def test_they_work_inside_jit():
         (road, HEAT[:2], {}, r"heat has shape \(2, 6, 7\)"),
         (metrics.infidelity, HEAT[..., :2], {}, r"maps have shape \(5, 6, 2\); expected that of the images"),
         (metrics.infidelity, HEAT, {"samples": 0}, "samples is 0"),
+        (metrics.infidelity, HEAT, {"noise": float("inf")}, "noise inf; expected at least 1 and a positive number"),
+        (metrics.deletion, HEAT, {"region": 0}, "the side of a region is 0; expected at least 1 pixel"),
         (metrics.infidelity, HEAT, {"noise": 0.0}, "noise 0.0; expected at least 1 and a positive number"),
     ],
 )
@@ -382,7 +430,9 @@ def test_what_does_not_fit_is_refused_with_a_sentence(measure, given_, options, 
         measure(SMALL, SMALL_STATE, IMAGES, given_, **options)
 
 
-@pytest.mark.parametrize("options", [{"samples": 0}, {"radius": 0.0}, {"radius": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"samples": 0}, {"radius": 0.0}, {"radius": float("nan")}, {"radius": float("inf")}]
+)
 def test_a_sensitivity_without_noise_is_refused(options):
     with pytest.raises(InputError, match="expected at least 1 and a positive number"):
         metrics.max_sensitivity(gradient, SMALL, SMALL_STATE, IMAGES, **options)

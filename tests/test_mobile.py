@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
 import jaxcnn
@@ -33,6 +34,7 @@ def test_squeezenet_s_feature_maps_have_the_paper_s_sizes():
     assert shapes["head"] == (13, 13, 1000)
 
 
+@pytest.mark.slow
 def test_squeezenet_s_last_activation_leaves_no_negative_logit():
     model = models.create("squeezenet1_1")
     state = states.create(model, jax.random.key(0), (64, 64, 3))
@@ -42,6 +44,7 @@ def test_squeezenet_s_last_activation_leaves_no_negative_logit():
     assert (logits > 0).any()
 
 
+@pytest.mark.slow
 def test_squeezenet_recognises_photographs(real_data):
     model, state = jaxcnn.load("squeezenet1_0", weights=real_data / "weights/squeezenet1_0_imagenet.pth")
     classes = [line.split("\t")[0] for line in (real_data / "imagenet_classes.txt").read_text().splitlines()]
@@ -61,6 +64,7 @@ def test_squeezenet_recognises_photographs(real_data):
     assert (ranked[:, :1] == targets).sum() >= 19
 
 
+@pytest.mark.slow
 def test_mobilenet_adds_the_input_where_shapes_allow_and_projects_without_an_activation():
     block = mobilenet.InvertedResidual(6, 8, 1, "relu6", {"dtype": jnp.float32, "axis_name": None})
     x = jax.random.normal(jax.random.key(1), (2, 5, 5, 8))

@@ -22,6 +22,7 @@ def abstract_state(model, input_shape):
     return jax.eval_shape(lambda: states.create(model, jax.random.key(0), input_shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "cifar_resnet20", "squeezenet1_1"])
 def test_standardisation_happens_inside(name):
     shape = models.facts(name).input_shape if name in ("mlp", "lenet5") else (32, 32, 3)
@@ -36,6 +37,7 @@ def test_standardisation_happens_inside(name):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cifar_resnet20"])
 def test_inference_is_a_function_of_the_image_alone(name):
     model = models.create(name)
@@ -176,6 +178,7 @@ def test_scanned_and_rematerialised_blocks_compute_the_same_with_the_same_names(
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max() + 1e-5)
 
 
+@pytest.mark.slow
 def test_with_one_block_in_a_stage_nothing_is_left_to_scan():
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
     plain, scanned = (
@@ -185,6 +188,7 @@ def test_with_one_block_in_a_stage_nothing_is_left_to_scan():
     jax.tree.map(np.testing.assert_array_equal, scanned, plain)
 
 
+@pytest.mark.slow
 def test_blocks_scanned_start_from_different_numbers():
     state = states.create(models.create("cifar_resnet20", scan=True), jax.random.key(0), (16, 16, 3))
     kernels = [state.params["stage1"][f"block{i}"]["conv1"]["kernel"] for i in (1, 2, 3)]
@@ -192,6 +196,7 @@ def test_blocks_scanned_start_from_different_numbers():
     np.testing.assert_allclose(np.std(kernels[1]), np.sqrt(2 / (9 * 16)), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_residual_network_whose_branches_are_silent_passes_its_input_on():
     model = models.create("cifar_resnet20")
     state = states.create(model, jax.random.key(0), (32, 32, 3))
@@ -239,6 +244,7 @@ def test_the_first_dense_layer_sees_the_map_in_pytorch_s_order():
     np.testing.assert_allclose(there, image.reshape(1, -1) @ state.params["fc6"]["kernel"], rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_up_convolutions_are_laid_out_as_pytorch_s(torch):
     model = models.create("unet", features=4, padding="same")
     state = states.create(model, jax.random.key(0), (32, 32, 1))

@@ -97,6 +97,7 @@ def test_the_grid_says_what_the_network_says_with_the_patch_there():
     assert (np.asarray(grid.classes) != predicted[:, None, None]).any()  # hiding changes what is most likely
 
 
+@pytest.mark.slow
 def test_the_predicted_class_is_explained_by_default_and_stays_while_parts_are_hidden():
     images = images_of(9)
     predicted = np.asarray(probabilities(images).argmax(-1))

@@ -68,7 +68,7 @@ def test_every_activation_of_the_module_is_registered_under_its_name_and_describ
 
 
 @every
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=7)
 @given(st.data())
 def test_derivative_equals_central_differences_away_from_kinks(op: Activation, data: st.DataObject):
     values, options = data.draw(cases(op))

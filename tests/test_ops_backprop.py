@@ -98,7 +98,7 @@ def convolutional() -> list[Layer]:
     ]
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(
     st.lists(st.sampled_from([1, 3]), min_size=2, max_size=4),
     st.sampled_from([1, 2]),
@@ -139,6 +139,7 @@ def test_a_step_down_the_gradient_lowers_the_loss():
     assert float(before.loss - after.loss) == pytest.approx(1e-4 * slope, rel=0.1)
 
 
+@pytest.mark.slow
 def test_every_gradient_is_the_product_of_the_jacobian_matrices():
     """G df_l/df_{l-1} and G df_l/dW_l with the matrices written out, which the algorithm never forms."""
     with jax.enable_x64(True):
@@ -167,6 +168,7 @@ def test_every_gradient_is_the_product_of_the_jacobian_matrices():
             assert_close(dx, g.reshape(dx.shape))
 
 
+@pytest.mark.slow
 def test_hidden_layer_of_arctangents_equals_the_closed_form():
     """z = arctan(W x) from 3 to 4 and y_hat = V z to 2, with the square root of half the squared error."""
     with jax.enable_x64(True):

@@ -114,14 +114,14 @@ def assert_equal_to_xla(case: Case, dtype: Any, tolerance: float) -> None:
         assert_close(result, expected, tolerance)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=4)
 @given(cases())
 def test_values_and_gradients_equal_those_of_xla_in_float64(case: Case):
     with jax.enable_x64(True):
         assert_equal_to_xla(case, np.float64, 1e-10)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=4)
 @given(cases(symmetric=True))
 def test_values_and_gradients_of_all_ways_equal_those_of_torch(torch, case: Case):
     dimensions = len(case.strides)

@@ -27,7 +27,7 @@ def normal(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> np
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 @given(st.lists(st.integers(1, 4), max_size=4).map(tuple), st.sampled_from([0.0, 0.1, 0.5, 0.9]), precisions)
 def test_dropout_equals_autodiff_of_a_selection_by_the_same_key(shape, rate, dtype):
     with jax.enable_x64(dtype == np.float64):
@@ -107,7 +107,7 @@ def test_a_rate_outside_zero_and_one_is_refused(rate):
         dropout(jnp.ones((2, 3)), jax.random.key(0), rate=rate)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), precisions)
 def test_dense_equals_autodiff(n, inputs, outputs, dtype):
     with jax.enable_x64(dtype == np.float64):

@@ -54,6 +54,7 @@ def train(model: nn.Module, data: list[Batch]) -> tuple[Any, list[float], list[f
     return state.params, losses, accuracies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "pooling", "convolve"),
     [("tanh", "average", convolution), ("relu", "max", convolution_im2col)],

@@ -134,7 +134,7 @@ def test_the_worked_examples_of_vertical_and_horizontal_edges():
 # --- filtering
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=6)
 @given(names, shapes)
 def test_filtering_equals_scipy_borders_included(name, shape):
     x = images(shape)
@@ -209,6 +209,7 @@ def test_a_kernel_of_ones_own_is_applied_as_it_is_read():
     assert_array_equal(apply(Kernel("doubled", ((2,),), ""), jnp.asarray(x)), 2 * x)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_a_convolution():
     x = jnp.asarray(images((1, 9, 9, 2)))
     gradient = jax.grad(lambda x: jnp.sum(apply("edges_45_degrees_5x5", x)[:, 4, 4, 1]))(x)

@@ -62,6 +62,7 @@ def value_and_gradient(function, x):
     return run(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPS)
 def test_value_and_gradient_equal_autodiff_through_windows_of_xla(kind):
     @settings(deadline=None, max_examples=15)
@@ -86,6 +87,7 @@ def test_value_and_gradient_equal_autodiff_through_the_forward_pass(kind):
         assert_close(actual, value_and_gradient(lambda x: OPS[kind].forward(x, **options)[0], x), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPS)
 def test_value_and_gradient_equal_pytorch_where_pixels_are_equal_too(torch, kind):
     functional = torch.nn.functional
@@ -171,6 +173,7 @@ def test_zeros_of_padding_count_in_the_mean_but_never_win():
     assert max_pool(x, window=2, padding=1, strides=1)[0, :, :, 0].tolist() == [[-4, -4], [-4, -4]]
 
 
+@pytest.mark.slow
 def test_global_average_pool_is_the_window_of_the_whole_image():
     for dtype, tolerance in PRECISIONS.items():
         with jax.enable_x64(dtype == np.float64):
@@ -202,6 +205,7 @@ def test_half_precision_stays_half_and_agrees_with_float32(op):
     assert_close((z, vjp(dz)), (expected, wide(dz.astype(jnp.float32))), 2**-8)
 
 
+@pytest.mark.slow
 def test_half_precision_is_rounded_once_where_windows_overlap():
     # A pixel that all 169 windows see; parts of 1/169 added up in bfloat16 come to 1.156.
     x = jnp.zeros((1, 25, 25, 1), jnp.bfloat16)

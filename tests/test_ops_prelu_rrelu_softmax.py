@@ -91,7 +91,7 @@ def test_prelu_s_gradients_are_central_differences(shape, shared, seed):
         assert_gradients_are_central_differences(prelu, off_the_kink(shape, seed), slope)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(shape=shapes, seed=st.integers(0, 99), ends=st.sampled_from([{}, {"lower": 0.3, "upper": 0.9}]))
 def test_rrelu_s_gradient_is_central_differences_of_one_key(shape, seed, ends):
     with jax.enable_x64(True):
@@ -99,7 +99,7 @@ def test_rrelu_s_gradient_is_central_differences_of_one_key(shape, seed, ends):
         assert_gradients_are_central_differences(lambda x: rrelu(x, key, **ends), off_the_kink(shape, seed))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(shape=shapes, seed=st.integers(0, 99))
 def test_softmax_s_gradient_is_central_differences(shape, seed):
     with jax.enable_x64(True):

@@ -127,7 +127,7 @@ def sensitivity(image, layer, row, column):
 
 @given(layer=st.sampled_from(["c1", "s2", "c3", "s4"]), place=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)))
 @example("s4", (0.0, 0.999))
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=4)
 def test_lenet_s_gradient_is_zero_outside_of_the_box_and_not_on_its_border(layer, place):
     height, width, _ = layers(LENET, LENET_STATE, LENET_SHAPE)[layer]
     row, column = int(place[0] * height), int(place[1] * width)
@@ -197,7 +197,7 @@ def sorted_by_hand(images, layer, unit, k):
     chunk=st.sampled_from([1, 4, None]),
     units=st.sampled_from([None, (2,), (1, 0)]),
 )
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=4)
 def test_the_patches_are_the_first_of_all_images_sorted(layer, count, start, k, size, chunk, units):
     images = POOL[start : start + count]
     found = top_patches(SMALL, SMALL_STATE, split(images, size), layer, units, k=k, chunk=chunk)
@@ -271,6 +271,7 @@ def test_a_patch_of_padding_alone_is_grey():
     assert box(receptive_fields(model, SMALL_SHAPE)["columns"], 12, 9, (6, 7)) == (6, 7, 6, 7)
 
 
+@pytest.mark.slow
 def test_the_stream_is_read_batch_by_batch_and_forgotten():
     alive = []
 

@@ -172,6 +172,7 @@ def test_evaluation_covers_every_example_once_in_order(n, per_device, devices, s
     assert not mask[n:].any()
 
 
+@pytest.mark.slow
 def test_evaluation_with_worker_processes():
     batches = list(pipeline.evaluation(numbered(21), config(8, "stream", 2), devices=jax.devices()[:2]))
     _, labels, mask = (np.concatenate(part) for part in flat(batches))
@@ -289,6 +290,7 @@ def test_a_worker_that_dies_ends_the_run():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopping_early_leaves_no_threads_or_processes(workers):
     before = threading.active_count()
@@ -321,6 +323,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_process_that_ends_in_the_middle_ends_cleanly(tmp_path, workers):
     script = tmp_path / "script.py"
@@ -345,6 +348,7 @@ def mnist(folder: Path) -> Source:
     return data.open_split(DataConfig(dataset="mnist", directory=str(folder / "tfds")), "test", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_real_images_stream_as_they_gather(real_data, workers):
     source = mnist(real_data)
@@ -369,6 +373,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_run_is_killed(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(WORKER_SCRIPT)

@@ -24,6 +24,7 @@ def in_torch(torch, layer, x):
     return layer(torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["max", "average", "average without padding"])
 def test_windows_equal_pytorch(torch, kind):
     @settings(max_examples=60, deadline=None)
@@ -49,6 +50,7 @@ def test_windows_equal_pytorch(torch, kind):
     check()
 
 
+@pytest.mark.slow
 def test_adaptive_windows_equal_pytorch(torch):
     @settings(max_examples=40, deadline=None)
     @given(SIZES, SIZES, st.integers(1, 8), st.integers(1, 8))

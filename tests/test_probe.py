@@ -26,6 +26,7 @@ def lenet(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_features_of_a_random_network_already_tell_digits_apart(capsys, lenet):
     arguments = ("lenet5", "--weights", lenet, "--dataset", "digits", "--image-size", "28", "--json")
     status, out, _ = invoke(capsys, *arguments)

@@ -33,6 +33,7 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=written, width=200), written
 
 
+@pytest.mark.slow
 def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     screen, written = console()
     result = train(experiment(1e3), tmp_path, console=screen)
@@ -53,6 +54,7 @@ def test_a_run_that_explodes_begins_again_with_a_tenth_of_the_rate(tmp_path):
     np.testing.assert_allclose(list(written_rates), [rates[-1]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_explosion_before_the_first_record_is_no_yardstick(tmp_path):
     once_an_epoch = experiment(1e3)
     once_an_epoch = dataclasses.replace(
@@ -98,6 +100,7 @@ def poisoned(monkeypatch, at: int):
     monkeypatch.setattr(loop, "map_train_step", mapped)
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_to_its_last_checkpoint_and_a_restart_repeats_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         poisoned(patch, at=26)
@@ -114,6 +117,7 @@ def test_a_run_goes_back_to_its_last_checkpoint_and_a_restart_repeats_it(tmp_pat
     assert train(experiment(0.1, epochs=4), tmp_path / "a").steps == result.steps
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_failed_before_is_passed_over(tmp_path):
     train(experiment(0.1, epochs=3), tmp_path)
     failure = recovery.Diverged(float("nan"), 40, tmp_path)
@@ -125,6 +129,7 @@ def test_a_checkpoint_that_failed_before_is_passed_over(tmp_path):
     assert max(record["step"] for record in run.Metrics(tmp_path / "metrics.jsonl").read()) == 22
 
 
+@pytest.mark.slow
 def test_a_kill_while_going_back_to_the_beginning_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
     chosen, file = experiment(0.1), tmp_path / "metrics.jsonl"
     train(chosen, tmp_path)

@@ -70,6 +70,7 @@ def logits(model, state, images, targets):
     return np.asarray(model.apply(state.variables, images, train=False))[range(len(targets)), targets]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Chain(), Mixed()])
 @pytest.mark.parametrize("gamma", [0.0, 0.25])
 def test_without_biases_the_relevance_adds_up_to_the_score(model, gamma):
@@ -140,6 +141,7 @@ def test_of_two_layers_it_is_what_the_sums_say(epsilon, gamma):
     close(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -157,6 +159,24 @@ def test_the_networks_of_the_zoo_have_rules(name):
     found = lrp(model, state, images, 2, epsilon=0.0)  # random networks have logits as small as 1e-11
     assert np.isfinite(found).all()
     assert np.abs(found).max() > 0
+
+
+class Halves(nn.Module):
+    """Half of the channels gates the other half, after an exact GELU."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        x = nn.gelu(nn.Dense(6, use_bias=False, name="stem")(images.mean((1, 2))), approximate=False)
+        one, other = jnp.split(x, 2, axis=-1)
+        return nn.Dense(CLASSES, use_bias=False, name="head")(one * nn.sigmoid(other))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25])
+def test_through_split_and_exact_gelu_the_relevance_adds_up_to_the_score(gamma):
+    state = made(Halves())
+    found = lrp(Halves(), state, IMAGES, TARGETS, epsilon=0.0, gamma=gamma)
+    np.testing.assert_allclose(found.sum((1, 2, 3)), logits(Halves(), state, IMAGES, TARGETS), rtol=2e-3, atol=1e-5)
 
 
 def test_what_has_no_rule_is_refused_by_name():

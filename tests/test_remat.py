@@ -117,6 +117,7 @@ def assert_the_same(plain: nn.Module, again: nn.Module, images: Any) -> None:
     assert_close(gradients_again, gradients, floor=largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in COSTLY else ()) for name in FAMILIES]
 )
@@ -155,6 +156,7 @@ class Random(nn.Module):
         return nn.sigmoid(nn.Dropout(0.3, deterministic=not train)(x))
 
 
+@pytest.mark.slow
 def test_whatever_a_block_does_is_the_same():
     images = jax.random.uniform(jax.random.key(1), (4, 5, 5, 3))
     plain, again = (Everything(num_classes=5, remat=remat) for remat in (False, True))
@@ -189,6 +191,7 @@ def test_of_a_block_only_its_input_is_kept():
     assert kept(Chain(), shape) == 3 * (pixels + 2 * inside)
 
 
+@pytest.mark.slow
 def test_a_dense_block_keeps_each_map_once():
     fields = {"growth_rate": 4, "bottleneck": True, "dropout": 0.0, "activation": "relu", "dtype": jnp.float32}
     shape = (2, 8, 8, 6)
@@ -240,6 +243,7 @@ def test_the_summary_is_that_of_the_network(name):
     assert again == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["squeezenet1_1", "unet"])
 def test_relus_of_blocks_computed_again_are_found_and_named(name):
     def diagnosis(remat: bool) -> diagnostics.Diagnosis:

@@ -87,6 +87,7 @@ def test_cardinality_splits_the_3x3_and_width_widens_it():
     }
 
 
+@pytest.mark.slow
 def test_silent_branches_of_a_preactivation_network_leave_the_identity():
     model = ResNetV2(depth=18, num_classes=3)
     state = states.create(model, jax.random.key(0), SHAPE)
@@ -115,6 +116,7 @@ def test_the_first_block_of_a_preactivation_network_has_the_stem_s_batch_norm():
     assert params["final_norm"]["scale"].shape == (2048,)
 
 
+@pytest.mark.slow
 def test_wide_residual_networks_widen_every_stage_and_drop_between_convolutions():
     assert outputs(models.create("wide_resnet28_10"), (32, 32, 3))["stage3"] == (8, 8, 640)
     model = WideResNet(depth=10, widening=1, dropout=0.5, num_classes=3)

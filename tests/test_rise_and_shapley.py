@@ -75,6 +75,7 @@ def published(masks, image, value, share: float, target: int) -> tuple[np.ndarra
     return np.einsum("m,mhw->hw", said, masks) / (share * len(masks)), said
 
 
+@pytest.mark.slow
 def test_a_mask_is_a_part_of_a_grid_of_zeros_and_ones_enlarged_by_one_cell_more():
     height, width, cells = 5, 6, 2  # cells of 3 by 3 pixels, grids enlarged to 9 by 9
     grids = jnp.array(list(itertools.product((0.0, 1.0), repeat=cells**2))).reshape(-1, cells, cells)
@@ -97,6 +98,7 @@ def test_masks_show_every_pixel_as_often_as_is_asked(cells, share):
     assert within_error(masks, share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, np.array([0.2, 0.9, 0.5], np.float32)])
 def test_rise_is_the_published_sum_but_for_the_mean(value):
     images, targets, key = images_of(3), np.array([3, 0, 2]), jax.random.key(5)
@@ -108,6 +110,7 @@ def test_rise_is_the_published_sum_but_for_the_mean(value):
         np.testing.assert_allclose(map_, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_noise_of_rise_is_less_than_that_of_the_published_sum():
     image = images_of(1)[0]
     keys = jax.random.split(jax.random.key(0), 40)
@@ -116,6 +119,7 @@ def test_the_noise_of_rise_is_less_than_that_of_the_published_sum():
     assert np.std(maps, 0).mean() < 0.7 * plain.std(0).mean()
 
 
+@pytest.mark.slow
 def test_rise_of_a_linear_score_is_the_covariance_of_the_masks():
     """S_i = sum_j (w X)_j Cov(M_i, M_j) / share, the masks' covariance being that of the cells, over all shifts."""
     cells, share, count = 3, 0.3, 12
@@ -188,6 +192,7 @@ def orders_of(count: int, permutations: int, cells: int, players, key) -> np.nda
     return np.stack(orders, 1)
 
 
+@pytest.mark.slow
 def test_shapley_equals_captum_with_the_same_orders(torch, captum):
     params = jax.tree.map(lambda x: torch.tensor(np.array(x)), SMALL_STATE.params)
     conv, head = params["conv"], params["head"]
@@ -214,6 +219,7 @@ def test_shapley_equals_captum_with_the_same_orders(torch, captum):
         np.testing.assert_allclose(map_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_two_orders_give_the_exact_values_where_no_more_than_two_players_interact():
     images, players = images_of(2), players_of(5)
     maps = shapley(LINEAR, LINEAR_STATE, images, in_pairs, permutations=2, cells=2, baseline=0.3)
@@ -222,6 +228,7 @@ def test_two_orders_give_the_exact_values_where_no_more_than_two_players_interac
         np.testing.assert_allclose(map_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_with_many_orders_the_exact_values_are_approached_whatever_the_network():
     image, players = images_of(1)[0], players_of(5)
     expected = per_pixel(exact(SMALL, SMALL_STATE, second_logit, image, 0.0, players), players)
@@ -231,7 +238,7 @@ def test_with_many_orders_the_exact_values_are_approached_whatever_the_network()
 
 
 @given(cells=st.integers(1, 12), colour=st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=4)
 def test_of_a_linear_score_a_cell_is_worth_its_pixels(cells, colour):
     images, players = images_of(2), players_of(math.ceil(SHAPE[0] / cells))
     worth = ((np.asarray(images, np.float64) - np.array(colour)) * WEIGHTS[..., 1]).sum(-1)
@@ -241,7 +248,7 @@ def test_of_a_linear_score_a_cell_is_worth_its_pixels(cells, colour):
 
 
 @given(permutations=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=4)
 def test_the_sum_is_the_difference_of_the_scores_for_any_number_of_orders(permutations, seed):
     images, key = images_of(3, seed), jax.random.key(seed)
     maps = shapley(SMALL, SMALL_STATE, images, key=key, permutations=permutations, cells=3, baseline=0.2)
@@ -262,6 +269,7 @@ def test_players_that_are_alike_get_the_same_and_those_that_nothing_depends_on_g
     assert (np.abs(maps[:, :, :10]) > 1e-3 * scale).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "options"), BOTH)
 def test_neither_the_chunk_nor_the_other_images_change_anything(function, options):
     images, targets, key = images_of(4), np.arange(4), jax.random.key(2)
@@ -284,6 +292,7 @@ def test_the_key_alone_says_what_is_drawn(function, options):
     assert np.abs(maps[0][0] - maps[0][1]).max() > 1e-3  # each image has draws of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "options"), BOTH)
 def test_the_predicted_class_is_explained_by_default_and_stays_while_parts_are_hidden(function, options):
     images = images_of(9)
@@ -332,6 +341,7 @@ def test_where_nothing_can_change_the_maps_are_zero_and_said_to_be(function, opt
     assert not maps[1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "options"), BOTH)
 def test_a_network_that_is_not_finite_is_refused(function, options):
     broken = SMALL_STATE.replace(params=jax.tree.map(lambda x: x * jnp.nan, SMALL_STATE.params))

@@ -83,6 +83,7 @@ def digits(run):
 # ---- saliency
 
 
+@pytest.mark.slow
 def test_each_method_s_maps_are_kept_with_all_that_made_them(capsys, run, here):
     arguments = ("saliency", run, "--methods", *QUICK, "--limit", "3", "--seed", "5", "--json")
     status, out, err = invoke(capsys, *arguments)
@@ -119,6 +120,7 @@ def test_the_options_of_every_method_can_be_kept():
     assert options(attribution.method("smooth_grad").function) == {"samples": 50, "noise": 0.15}
 
 
+@pytest.mark.slow
 def test_methods_that_do_not_apply_are_left_out_of_all_and_refused_by_name(capsys, run, here, monkeypatch):
     known = attribution.methods()
     chosen = {name: known[name] for name in ("grad_cam", "gradient", "guided_backpropagation")}
@@ -138,6 +140,7 @@ def test_methods_that_do_not_apply_are_left_out_of_all_and_refused_by_name(capsy
     assert not (here / "named").exists()
 
 
+@pytest.mark.slow
 def test_dead_maps_are_said(capsys, network, folder, monkeypatch):
     dead = attribution.Method(
         lambda model, state, images, targets, *, key, chunk=None: attribution.finish(0 * jnp.asarray(images)),
@@ -152,6 +155,7 @@ def test_dead_maps_are_said(capsys, network, folder, monkeypatch):
     assert "dead/dead.png" in out
 
 
+@pytest.mark.slow
 def test_targets_go_by_name_or_number(capsys, network, folder, here):
     asked = ("saliency", *network, "--images", folder, "--methods", "gradient", "--json")
     status, out, _ = invoke(capsys, *asked, "--targets", "CLASS_7", "2", "class 0", "--output", "each")
@@ -171,6 +175,7 @@ def test_targets_go_by_name_or_number(capsys, network, folder, here):
     assert [image["target"] for image in json.loads(out)["images"]] == [9, 9]
 
 
+@pytest.mark.slow
 def test_many_images_make_several_figures(capsys, run, here):
     status, out, _ = invoke(capsys, "saliency", run, "--methods", "gradient", "--limit", "10", "--json")
     assert status == 0
@@ -184,6 +189,7 @@ def test_many_images_make_several_figures(capsys, run, here):
 # ---- occlusion
 
 
+@pytest.mark.slow
 def test_occlusion_keeps_what_it_draws(capsys, run, here):
     arguments = ("occlusion", run, "--limit", "5", "--targets", "3", "--patch", "3", "--stride", "2")
     status, out, err = invoke(capsys, *arguments, "--json")
@@ -221,10 +227,19 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     assert [(row["method"], row["measure"]) for row in printed["rows"]] == [(r.method, r.measure) for r in expected]
     np.testing.assert_allclose([row["mean"] for row in printed["rows"]], [row.mean for row in expected], rtol=1e-4)
     assert about["table"]["rows"] == printed["rows"]
-    assert about["methods"] == [*QUICK, comparison.RANDOM]
-    assert arrays["deletion"].shape == arrays["insertion"].shape == (3, 6, images.shape[1] + 1)
+    assert about["methods"] == [*QUICK, *comparison.BASELINES]
+    assert about["network"] == str(Path(run).resolve())
+    assert about["measure_options"]["insertion"] == {"steps": None, "region": 1, "sigma": 5.0}
+    assert (about["randomise"], about["similarities"]) == (False, [])
+    assert arrays["values"].shape == (2, 4, 6)  # measures, methods, images
+    np.testing.assert_allclose(arrays["values"].mean(-1).ravel(), [row["mean"] for row in printed["rows"]], rtol=1e-6)
+    np.testing.assert_array_equal(arrays["images"], chosen)
+    made = attribution.method("gradient").function(model, state, chosen, arrays["targets"])
+    np.testing.assert_allclose(arrays["maps_gradient"], made, rtol=1e-4, atol=1e-6)
+    assert arrays["maps_random"].shape == arrays["maps_smooth_random"].shape == chosen.shape[:3]
+    assert arrays["deletion"].shape == arrays["insertion"].shape == (4, 6, images.shape[1] + 1)
     areas = np.trapezoid(arrays["deletion"], arrays["shares"], axis=-1).mean(-1)
-    np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:3]], rtol=1e-4)
+    np.testing.assert_allclose(areas, [row["mean"] for row in printed["rows"][:4]], rtol=1e-4)
     assert printed["files"] == ["trust.npz", "trust.csv", "trust.md", "curves.pdf", "curves.png"]
     assert "| deletion | gradient |" in (here / "trust-digits" / "trust.md").read_text()
     lines = list(csv.DictReader((here / "trust-digits" / "trust.csv").read_text().splitlines()))
@@ -241,12 +256,14 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     np.testing.assert_allclose(means, [row.mean for row in squares], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_network_may_be_drawn_anew(capsys, run, here):
     arguments = ("trust", run, "--methods", "gradient", "--limit", "3", "--measures", "--randomise", "--json")
     status, out, _ = invoke(capsys, *arguments)
     assert status == 0
     assert {"cascade.png", "similarity.png"} <= set(json.loads(out)["files"])
-    arrays, _ = results(here / "trust-digits" / "trust.npz")
+    arrays, about = results(here / "trust-digits" / "trust.npz")
+    assert about["similarities"] == ["spearman_absolute", "ssim", "hog"]
     assert arrays["layers"][0] == "head"
     assert arrays["similarities"].shape == (1, 3, len(arrays["layers"]), 3)  # methods, measures, layers, images
     assert np.abs(arrays["similarities"]).max() <= 1 + 1e-6
@@ -260,7 +277,11 @@ def test_the_network_may_be_drawn_anew(capsys, run, here):
     ("command", "arguments", "says"),
     [
         ("saliency", ["--methods", "gradiend"], "unknown attribution method 'gradiend'; did you mean gradient"),
+        ("saliency", ["--methods", "all", "gradiend"], "unknown attribution method 'gradiend'; did you mean gradient"),
         ("saliency", ["--methods"], "no method was named; expected all"),
+        ("saliency", ["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
+        ("trust", ["--seed", "99999999999999999999"], "seed is 99999999999999999999; expected 0 to 2^32 - 1"),
+        ("saliency", ["--targets=--5"], "unknown class '--5'"),
         ("saliency", ["--limit", "0"], "limit is 0"),
         ("saliency", ["--targets", "1", "2"], "2 targets were given for 3 images"),
         ("saliency", ["--targets", "10"], "target is class 10; expected classes in [0, 10)"),

@@ -72,6 +72,7 @@ def test_layers_come_in_the_order_of_execution():
     assert sanity.layers_with_parameters(MODEL, STATE, SHAPE, by="layer") == MODULES[::-1]
 
 
+@pytest.mark.slow
 def test_what_inference_does_not_call_comes_first():
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=True)
     state = STATE.replace(params=variables["params"])
@@ -105,6 +106,7 @@ def test_an_unknown_layer_is_refused():
         sanity.randomise(MODEL, STATE, KEY, ["stem", "middle/normal"], SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "names"), [("block", BLOCKS), ("layer", MODULES)])
 def test_a_cascade_draws_one_layer_more_each_time_and_ends_in_a_new_network(by, names):
     steps = sanity.cascading_randomisation("gradient", MODEL, STATE, IMAGES, key=KEY, by=by)
@@ -113,6 +115,8 @@ def test_a_cascade_draws_one_layer_more_each_time_and_ends_in_a_new_network(by, 
     classes = MODEL.apply(STATE.variables, IMAGES, train=False).argmax(-1)
     original = gradient(MODEL, STATE, IMAGES, classes)
     assert original.mean() > 1e-3  # far above the tolerances
+    assert all(step.originals is steps[0].originals for step in steps)
+    np.testing.assert_allclose(steps[0].originals, original, rtol=1e-4, atol=1e-6)
     for number in (0, 2, len(names) - 1):
         drawn = sanity.randomise(MODEL, STATE, draw, names[: number + 1], SHAPE)
         expected = gradient(MODEL, drawn, IMAGES, classes)
@@ -141,6 +145,7 @@ def test_a_method_that_does_not_look_at_the_network_stays_the_same():
         np.testing.assert_allclose(step.similarities, np.ones((4, COUNT)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_chunk_changes_nothing_and_the_key_decides_the_network_and_the_noise():
     def noisy(*args, **options):
         return smooth_grad(*args, **options, samples=2)

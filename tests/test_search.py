@@ -134,6 +134,7 @@ def tried(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_ten_trials_are_random_and_then_each_is_chosen_by_what_was_found(tried):
     large, small = ([trial.parameters for trial in trials] for trials in tried)
     assert large[:11] == small[:11]
@@ -141,6 +142,7 @@ def test_ten_trials_are_random_and_then_each_is_chosen_by_what_was_found(tried):
         assert one["optimizer.learning_rate"] > other["optimizer.learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_kill_while_settings_are_chosen_loses_no_trial_and_changes_none(tried, tmp_path, monkeypatch, instant):
     suggest = optuna.Trial.suggest_int
     for kill in (1, 12):  # a random choice, and one that is not

@@ -20,6 +20,7 @@ def invoke(capsys, *arguments: object) -> tuple[object, str, str]:
     return commands.invoke(capsys, "search", *arguments)
 
 
+@pytest.mark.slow
 def test_the_command_prints_draws_and_writes_what_was_found(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train, calls = silent_training()

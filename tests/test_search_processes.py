@@ -95,6 +95,7 @@ def work_together(
     return [line.split() for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["one killed", "both live"])
 def test_two_processes_share_a_directory_and_train_no_trial_twice(tmp_path, killed):
     directory, log = tmp_path / "shared", tmp_path / "log"

@@ -42,7 +42,7 @@ def images_and_labels(n: int, classes: int = 5) -> ArraySource:
 
 def steps_on(count: int, steps: int = 3):
     devices = jax.devices()[:count]
-    model = models.create("cifar_resnet20", num_classes=5, axis_name=AXIS)
+    model = models.create("cifar_resnet8", num_classes=5, axis_name=AXIS, activation="tanh")
     optimizer = optimizers.create(
         OptimizerConfig(learning_rate=0.05, weight_decay=1e-3), total_steps=9, steps_per_epoch=9
     )

@@ -34,6 +34,7 @@ def training_pass(model, state, key):
     return jax.grad(objective, has_aux=True)(state.params)
 
 
+@pytest.mark.slow
 def test_a_dropped_branch_neither_learns_nor_moves_its_statistics():
     model = StochasticDepthResNet(depth=20, survival=0.2, num_classes=3)
     state = states.create(model, jax.random.key(0), SHAPE)
@@ -52,6 +53,7 @@ def test_a_dropped_branch_neither_learns_nor_moves_its_statistics():
     assert np.mean(shares[:3]) > np.mean(shares[6:])
 
 
+@pytest.mark.slow
 def test_inference_scales_each_branch_by_its_survival():
     model = StochasticDepthResNet(depth=20, survival=0.5, num_classes=3)
     plain = models.create("cifar_resnet20", num_classes=3)
@@ -69,6 +71,7 @@ def test_inference_scales_each_branch_by_its_survival():
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_certain_survival_is_the_network_of_constant_depth(per_sample):
     model = StochasticDepthResNet(depth=20, survival=1.0, per_sample=per_sample, num_classes=3)
@@ -111,6 +114,7 @@ def test_eight_devices_drop_the_same_branches_as_one():
         assert np.linalg.norm(many - one) <= 1e-4 * np.linalg.norm(one) + 1e-6
 
 
+@pytest.mark.slow
 def test_per_sample_dropping_differs_within_the_batch():
     model = StochasticDepthResNet(depth=8, survival=0.5, per_sample=True, num_classes=3)
     state = states.create(model, jax.random.key(0), SHAPE)

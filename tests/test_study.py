@@ -97,6 +97,7 @@ def expected(directory: Path, name: str, seeds: tuple[int, ...]) -> np.ndarray:
     return np.array(ends)
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_records_say(trained):
     arms = study_results.collect(small(), trained, scale="quick")
     rows = study_results.rows(arms, (0, 5))
@@ -122,6 +123,7 @@ def test_the_table_is_what_the_records_say(trained):
     assert "Two epochs. Mean ± half the 95% t-interval over the seeds 0, 5;" in page
 
 
+@pytest.mark.slow
 def test_the_arrays_are_what_the_records_say(trained):
     arms = study_results.collect(small(), trained, scale="quick")
     file = study_results.write(small(), trained, "quick", arms, (0, 5))[0]

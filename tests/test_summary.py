@@ -27,7 +27,17 @@ from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.pooling import AdaptiveAveragePool, AveragePool, GlobalAveragePool, MaxPool
 from jaxcnn.layers.up_convolution import UpConv
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if "1202" in name else name for name in models.names()]
+# A hundred layers and more are traced for seconds; of these the deep ones repeat the blocks of others at other depths.
+LONG = ("cifar_plain1", "cifar_resnet1", "densenet", "inception", "resnet101", "resnet152", "resnet200", "stochastic")
+DEEP = ("cifar_plain1202", "densenet264", "resnet101_v", "resnet152_v", "resnet200")
+
+
+def _case(name: str):
+    marks = [pytest.mark.slow] if name.startswith(LONG) else []
+    return pytest.param(name, marks=[*marks, pytest.mark.deep] if name.startswith(DEEP) else marks)
+
+
+EACH = [_case(name) for name in models.names()]
 
 
 @functools.cache
@@ -35,7 +45,7 @@ def tabulate(name: str, **options) -> summary.Table:
     return summary.table(models.create(name, **options), models.facts(name).input_shape, name=name)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", EACH)
 def test_totals_are_the_published_facts(name):
     table, facts = tabulate(name), models.facts(name)
     assert table.totals.parameters == facts.parameters

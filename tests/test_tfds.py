@@ -259,6 +259,7 @@ FACTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTS)
 def test_real_datasets_are_as_published(real_data, name):
     shape, *counts = FACTS[name]

@@ -415,6 +415,7 @@ def with_matching_checksums(content: bytes, rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["us", "PyTorch"])
 def test_a_mutated_file_loads_or_is_refused(file, tmp_path, nothing_runs, request, by):
     rng = random.Random(0)

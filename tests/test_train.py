@@ -106,6 +106,7 @@ def test_a_finished_run_started_again_changes_nothing(finished):
     assert metrics(directory) == before
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_path):
     directory, _ = finished
     train(SMALL, tmp_path / "again")
@@ -114,6 +115,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_pat
     assert metrics(tmp_path / "other") != metrics(directory)
 
 
+@pytest.mark.slow
 def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp_path, monkeypatch):
     heard, saved, told = [], [], []
     save = Checkpoints.save
@@ -143,6 +145,7 @@ def test_whoever_asks_hears_of_every_evaluation_and_its_time_is_not_training(tmp
     assert heard == 2 * list(enumerate(scored, start=1))
 
 
+@pytest.mark.slow
 def test_streamed_images_give_the_same_run(finished, tmp_path):
     streamed = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, storage="stream"))
     train(streamed, tmp_path / "run")
@@ -245,6 +248,7 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_loss_that_is_no_longer_finite_ends_the_run_with_a_sentence(tmp_path):
     wild = dataclasses.replace(SMALL, optimizer=OptimizerConfig("sgd", learning_rate=1e30))
@@ -252,6 +256,7 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run_with_a_sentence(tmp_path):
         train(wild, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     wild = dataclasses.replace(
         SMALL,
@@ -295,6 +300,7 @@ def folder_experiment(directory) -> Experiment:
     )
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_images_from_anywhere_and_after_they_moved(tmp_path, monkeypatch):
     picture_folder(tmp_path / "pictures", 8)
     monkeypatch.chdir(tmp_path)

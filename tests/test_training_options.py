@@ -72,10 +72,12 @@ def mlp_run(experiment: Experiment, devices: int, steps: int = 4):
     return state, step
 
 
+@pytest.mark.slow
 def test_no_option_traces_the_step_again():
     assert mlp_run(EVERYTHING, 1)[1]._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_eight_devices_do_as_one_where_pictures_are_augmented_each_by_itself():
     data = dataclasses.replace(EVERYTHING.data, augment={"crop": 1.0, "rotation": 10.0})
     experiment = dataclasses.replace(EVERYTHING, data=data)
@@ -84,6 +86,7 @@ def test_eight_devices_do_as_one_where_pictures_are_augmented_each_by_itself():
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.ema_params, eight.ema_params)
 
 
+@pytest.mark.slow
 def test_the_average_moves_with_each_update_and_not_in_between():
     plain = dataclasses.replace(EVERYTHING, optimizer=OptimizerConfig("sgd", 0.1, ema=0.5, accumulate=2))
     start, _ = mlp_run(plain, 1, steps=0)
@@ -165,6 +168,7 @@ def test_a_run_with_everything_says_what_it_did(tmp_path):
     assert rate > 0
 
 
+@pytest.mark.slow
 def test_a_rate_on_a_plateau_is_lowered_and_written(tmp_path):
     config = OptimizerConfig("sgd", learning_rate=1e-9, schedule="plateau", patience=0, plateau_factor=0.5)
     experiment = Experiment(
@@ -180,6 +184,7 @@ def test_a_rate_on_a_plateau_is_lowered_and_written(tmp_path):
     assert_allclose(rates, 1e-9 * np.repeat([1, 1, 0.5, 0.25], 3), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_full_batch_descent_takes_every_image_once_an_epoch(tmp_path):
     def experiment(batch_size: int) -> Experiment:
         return Experiment(
@@ -207,6 +212,7 @@ def test_a_run_without_an_update_is_refused(tmp_path):
         train(experiment, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "mse", "mae"])
 def test_a_network_learns_by_every_loss_and_is_evaluated_by_its_own(tmp_path, name):
     experiment = Experiment(
@@ -252,6 +258,7 @@ def test_zero_gamma_silences_the_last_norm_of_each_block(name, blocks):
     assert all(path.endswith("['scale']") for path in zeros)
 
 
+@pytest.mark.slow
 def test_with_zero_gamma_a_residual_network_starts_as_its_shortcuts():
     model = models.create("cifar_resnet20", num_classes=10)
     state = states.create(model, jax.random.key(0), (32, 32, 3))

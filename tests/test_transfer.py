@@ -15,6 +15,7 @@ from jaxcnn.analysis import transfer
 from jaxcnn.errors import InputError, JaxcnnError
 
 
+@pytest.mark.slow
 def test_features_are_what_the_head_sees():
     model = models.create("cifar_resnet20")
     state = states.create(model, jax.random.key(0), (32, 32, 3))
@@ -33,6 +34,7 @@ def problem(seed=0, n=60, d=7, k=3):
     return x.astype(np.float32), rng.integers(0, k, n).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_the_probe_is_the_minimum_that_scipy_finds():
     x, y = problem()
     probe = transfer.linear_probe(jnp.asarray(x), jnp.asarray(y), 3, penalty=0.05, tolerance=1e-5)
@@ -50,6 +52,7 @@ def test_the_probe_is_the_minimum_that_scipy_finds():
     np.testing.assert_allclose(scipy.special.softmax(got, 1), scipy.special.softmax(expected, 1), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_probe_that_cannot_be_found_is_said_so():
     x, y = problem()
     with pytest.raises(JaxcnnError, match="the probe's gradient is still .* after 1 steps"):

@@ -63,6 +63,7 @@ def test_up_convolution_starts_with_the_variance_of_its_fan_in():
     assert float(kernel.var()) == pytest.approx(2 / 512, rel=0.02)
 
 
+@pytest.mark.slow
 def test_weighted_cross_entropy_is_the_weighted_sum():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.standard_normal((2, 3, 4, 5)), jnp.float32)

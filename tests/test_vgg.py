@@ -77,6 +77,7 @@ def test_configuration_c_is_d_with_1x1_in_the_third_place():
     assert all(c[part][:2] == (1, 1) for part in differing)
 
 
+@pytest.mark.slow
 def test_response_normalisation_follows_the_first_activation_only():
     model = models.create("vgg11_lrn", num_classes=2)
     state = jax.eval_shape(lambda: states.create(model, jax.random.key(0), (32, 32, 3)))

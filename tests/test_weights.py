@@ -111,6 +111,7 @@ def test_pytorch_reads_a_file_that_notes_its_network(tmp_path, torch):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_are_built_where_the_file_has_them(tmp_path, name):
     for auxiliary in (False, True):
@@ -149,6 +150,7 @@ def test_a_network_is_loaded_by_its_name(tmp_path):
         jaxcnn.load(NAME)
 
 
+@pytest.mark.slow
 def test_a_run_is_converted_there_and_back(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = jaxcnn.config.Experiment(
@@ -319,6 +321,7 @@ def test_the_layouts_of_a_folder_of_photographs(tmp_path):
         photographs.open_photographs(tmp_path / "nowhere", (16, 16, 3), 18)
 
 
+@pytest.mark.slow
 def test_squeezenet_names_the_photographs(real_data, capsys):
     path = str(real_data / "weights" / "squeezenet1_0_imagenet.pth")
     status, out, _ = invoke(
@@ -342,6 +345,7 @@ def test_squeezenet_names_the_photographs(real_data, capsys):
     assert sum(seen["label"] == seen["names"][0] for seen in scores["predictions"]) == round(scores["top1"] * 23)
 
 
+@pytest.mark.slow
 def test_photographs_without_labels_are_named_and_not_scored(real_data, tmp_path, capsys):
     sample = next((real_data / "imagenet_samples").glob("*dalmatian*"))
     (tmp_path / "mine.jpg").write_bytes(sample.read_bytes())

@@ -30,6 +30,9 @@ def cheapest() -> frozenset[str]:
 
 DEEP = (pytest.mark.slow, pytest.mark.deep)
 
+# Traced for several seconds.
+LONG = ("densenet", "fractalnet", "googlenet", "inception", "stochastic_depth")
+
 # Compiled in a few seconds.
 QUICK = {"mlp", "lenet5", "cifar_resnet8"}
 
@@ -79,6 +82,7 @@ def equal_shares(part: str = "") -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), EACH)
 def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
     shape = small_shape(name)
@@ -112,9 +116,12 @@ def test_a_training_step_lowers_the_loss_and_is_compiled_once(name, dtype):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((second.params, second.batch_stats)))
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in cheapest() else pytest.param(name, marks=DEEP) for name in models.names()]
-)
+def _traced(name: str):
+    deep = name not in cheapest()
+    return pytest.param(name, marks=DEEP if deep else [pytest.mark.slow] if name.startswith(LONG) else [])
+
+
+@pytest.mark.parametrize("name", [_traced(name) for name in models.names()])
 def test_the_smallest_input_is_the_smallest(name):
     facts = models.facts(name)
     model = models.create(name)
@@ -129,7 +136,7 @@ def test_the_smallest_input_is_the_smallest(name):
             logits(facts.smallest - 1)
 
 
-@pytest.mark.parametrize("name", sorted(cheapest()))
+@pytest.mark.parametrize("name", [_traced(name) for name in sorted(cheapest())])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, jnp.bfloat16), (3, jnp.float32)], ids=["1-bfloat16", "3-float32"])
 def test_any_channels_classes_and_precision(name, channels, dtype):
     height, width, _ = models.facts(name).input_shape

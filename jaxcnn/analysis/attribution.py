@@ -7,7 +7,7 @@ image. Its module lists it under METHODS.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal, TypeAlias
@@ -16,17 +16,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxcnn.analysis.checks import checked_images, checked_targets
+from jaxcnn.analysis.checks import check_whole, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
-from jaxcnn.errors import InputError, RunError, unknown_name
+from jaxcnn.errors import InputError, RunError, first_line, unknown_name
 from jaxcnn.registry import discover
-from jaxcnn.state import State
+from jaxcnn.state import State, check_hashable
 
-Targets: TypeAlias = ArrayLike | Callable[[Array], Array] | None
+Targets: TypeAlias = ArrayLike | Sequence[int] | Callable[[Array], Array] | None
 """What is explained: an integer, one class for all images; integers [N], a class for each; a function from logits
 [n, K] to a number for each image, [n]; None, the class that the network predicts for each.
 
@@ -117,7 +118,9 @@ class Score:
                     f"number for each image, {logits.shape[:1]}"
                 )
             return scores
-        values = jax.nn.softmax(logits) if self.output == "probability" else logits
+        values = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if self.output == "probability":
+            values = jax.nn.softmax(values)
         chosen = logits.argmax(-1) if classes is None else classes
         return jnp.take_along_axis(values, chosen[:, None], 1)[:, 0]
 
@@ -238,20 +241,29 @@ def ask(
       output: whether a class stands for its logit or for its probability.
 
     Raises:
-      InputError: images, targets or chunk have another shape, type or range, or the model returns no logits [N, K].
+      InputError: images, targets or chunk have another shape, type or range, the model takes other images, returns no
+        logits [N, K] or holds what no program can be compiled for.
     """
+    check_hashable(model)
     pixels = checked_images(images)
+    check_whole(chunk=chunk)
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk is {chunk}; expected at least 1")
     count, variables = len(pixels), state.variables
-    shape = getattr(_logits.eval_shape(model, variables, pixels), "shape", ())
+    try:
+        shape = getattr(_logits.eval_shape(model, variables, pixels), "shape", ())
+    except ScopeParamShapeError as error:
+        raise InputError(
+            f"{type(model).__name__} does not take images of shape {pixels.shape[1:]}, as another shape of its "
+            f"parameters goes with them: {first_line(error)}"
+        ) from error
     if len(shape) != 2 or shape[0] != count:
         raise InputError(f"the model returned shape {shape}; expected logits [{count}, K]")
     function = classes = None
     if callable(targets):
         function = targets
     elif targets is not None:
-        classes = checked_targets(jnp.full(count, targets) if jnp.ndim(targets) == 0 else targets, *shape)
+        classes = checked_targets(targets, *shape)
     return Question(
         model,
         variables,

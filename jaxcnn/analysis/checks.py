@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, first_line
 
 
 def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
@@ -17,12 +20,12 @@ def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
     Raises:
       InputError: they are not floats [N, H, W, C] in [0, 1], at least one.
     """
-    shape, dtype = np.shape(images), jnp.result_type(images)
-    if len(shape) != 4 or 0 in shape:
-        raise InputError(f"images have shape {shape}; expected [N, H, W, C], none of them 0")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"images are {dtype}; expected floating point in [0, 1] (divide uint8 by 255)")
-    pixels = jnp.asarray(images, jnp.promote_types(dtype, jnp.float32))
+    values = _array("images", images)
+    if values.ndim != 4 or 0 in values.shape:
+        raise InputError(f"images have shape {values.shape}; expected [N, H, W, C], none of them 0")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise InputError(f"images are {values.dtype}; expected floating point in [0, 1] (divide uint8 by 255)")
+    pixels = jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
     if not isinstance(pixels, Tracer):  # inside a caller's jit there are no values to look at
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0 and high <= 1):
@@ -30,20 +33,34 @@ def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
     return pixels
 
 
-def checked_targets(targets: ArrayLike, count: int, classes: int) -> Int[Array, " n"]:
+def checked_targets(targets: ArrayLike | Sequence[int], count: int, classes: int) -> Int[Array, " n"]:
     """The targets as int32.
 
     Raises:
-      InputError: they are not `count` integers in [0, classes).
+      InputError: they are neither one integer in [0, classes) nor `count` of them.
     """
-    shape, dtype = np.shape(targets), jnp.result_type(targets)
-    if shape != (count,) or not jnp.issubdtype(dtype, jnp.integer):
-        raise InputError(f"targets are {dtype} of shape {shape}; expected integers of shape {(count,)}")
-    if not isinstance(targets, Tracer):
-        outside = [int(k) for k in np.asarray(targets) if not 0 <= k < classes]
+    values = _array("targets", targets)
+    if values.shape not in ((), (count,)) or not jnp.issubdtype(values.dtype, jnp.integer):
+        raise InputError(f"targets are {values.dtype} of shape {values.shape}; expected integers of shape {(count,)}")
+    if not isinstance(values, Tracer):  # before they become int32, in which 2^32 is 0
+        outside = [int(k) for k in np.asarray(values).ravel() if not 0 <= k < classes]
         if outside:
             raise InputError(f"targets hold class {outside[0]}; expected classes in [0, {classes})")
-    return jnp.asarray(targets, jnp.int32)
+    return jnp.broadcast_to(jnp.asarray(values, jnp.int32), (count,))
+
+
+def check_whole(**numbers: Any) -> None:
+    """Refuses what counts something and is not whole.
+
+    Args:
+      numbers: by their names; None is let pass.
+
+    Raises:
+      InputError: one is not an integer.
+    """
+    for name, number in numbers.items():
+        if number is not None and not isinstance(number, int | np.integer):
+            raise InputError(f"{name} is {number!r}; expected a whole number")
 
 
 def checked_baseline(baseline: ArrayLike, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -68,3 +85,13 @@ def checked_baseline(baseline: ArrayLike, images: Float[Array, "n h w c"]) -> Fl
             "[0, 1]"
         )
     return jnp.broadcast_to(values.reshape((1,) * (4 - values.ndim) + values.shape), images.shape)
+
+
+def _array(name: str, values: Any) -> np.ndarray | Array:
+    """Values as an array: lists of numbers are taken as what they hold."""
+    if isinstance(values, np.ndarray | Array):
+        return values
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name} are no array: {first_line(error)}") from error

@@ -14,9 +14,10 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 MEMORY = 2 * 2**30
-"""Bytes that everything computed in one evaluation of a network may take together, where no chunk is given."""
+"""Bytes that one evaluation of a network and its derivative may take, by `affordable`'s estimate, without a chunk."""
 
 _MOST = 64
+_IMAGES = 4  # noise, the noisy image, its derivative, and what is added up
 
 
 def pieces(count: int, chunk: int) -> Iterator[np.ndarray]:
@@ -47,6 +48,10 @@ def join(parts: Sequence[Any], count: int) -> Any:
 def affordable(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> int:
     """How many images of a shape a network evaluates, and differentiates, in `MEMORY`: at least 1, at most 64.
 
+    Everything that is computed of an image on the way to the logits is counted twice, as its derivative is as large,
+    and the image itself four times, for the copies that methods make. Compilers keep less at a time, and need room to
+    compute in. The parameters are not counted.
+
     Args:
       model: a module called as `model(images, train=...)`.
       variables: its variables.
@@ -54,7 +59,10 @@ def affordable(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -
     """
     leaves, structure = jax.tree.flatten(variables)
     shapes = tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
-    return max(1, min(_MOST, MEMORY // _evaluation_bytes(model, structure, shapes, image_shape)))
+    image = 4 * math.prod(image_shape)
+    return max(
+        1, min(_MOST, MEMORY // (2 * _evaluation_bytes(model, structure, shapes, image_shape) + _IMAGES * image))
+    )
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,11 +21,14 @@ from jaxtyping import Array, Float, Key
 from jaxcnn.analysis import attribution, metrics
 from jaxcnn.analysis.attribution import Method, Targets, ask
 from jaxcnn.analysis.road import road
-from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.state import State
 
 RANDOM = "random map"
-"""What the baseline is called in a table."""
+"""What the maps of random numbers are called in a table."""
+
+SMOOTH = "smooth random map"
+"""What those are called that change as slowly as maps of regions."""
 
 
 class Interval(NamedTuple):
@@ -85,14 +89,19 @@ class Explanation:
 
     @property
     def heat(self) -> Float[Array, "n h w"]:
-        """One number for each pixel, higher = more important; the same for all pixels of a region."""
+        """One number for each pixel, higher = more important."""
         heat = self.method.heat(self.maps)
-        return metrics.by_region(jnp.abs(heat) if self.magnitudes else heat, self.region)
+        return jnp.abs(heat) if self.magnitudes else heat
 
     @property
     def asked(self) -> tuple[nn.Module, State, Array]:
         """What every method and measure takes first."""
         return self.model, self.state, self.images
+
+    @property
+    def exchanged(self) -> dict[str, Any]:
+        """What every measure takes that exchanges pixels; equal ones go in the same order, whatever the method."""
+        return {"key": self.key, "chunk": self.chunk, "region": self.region}
 
 
 @dataclass(frozen=True)
@@ -103,32 +112,42 @@ class Measure:
       function: of an explanation, a number for each image, [N].
       higher_is_better: whether a faithful map has a high one.
       reference: the paper.
+      calls: the function that measures, whose own options hold but for those that an explanation has.
     """
 
     function: Callable[[Explanation], Array]
     higher_is_better: bool
     reference: str
+    calls: Callable[..., Any] | None = None
 
+
+_infidelity = partial(metrics.infidelity, normalize=True)
 
 MEASURES = {
     "deletion": Measure(
-        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, chunk=e.chunk).area, False, "Petsiuk et al. 2018"
+        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged).area,
+        False,
+        "Petsiuk et al. 2018",
+        metrics.deletion,
     ),
     "insertion": Measure(
-        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, chunk=e.chunk).area, True, "Petsiuk et al. 2018"
+        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, **e.exchanged).area,
+        True,
+        "Petsiuk et al. 2018",
+        metrics.insertion,
     ),
-    "road": Measure(
-        lambda e: road(*e.asked, e.heat, e.targets, key=e.key, chunk=e.chunk).gap, True, "Rong et al. 2022"
-    ),
+    "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022", road),
     "infidelity": Measure(
-        lambda e: metrics.infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk, normalize=True),
+        lambda e: _infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk),
         False,
         "Yeh et al. 2019",
+        _infidelity,
     ),
     "max_sensitivity": Measure(
         lambda e: metrics.max_sensitivity(e.method.function, *e.asked, e.targets, key=e.key, chunk=e.chunk),
         False,
         "Yeh et al. 2019",
+        metrics.max_sensitivity,
     ),
 }
 """Every measure by its name: the areas under the curves, ROAD's gap, and what `metrics` says of the rest."""
@@ -139,12 +158,13 @@ class Row:
     """One method by one measure, over images.
 
     Attributes:
-      method: its name; `RANDOM` for the baseline.
+      method: its name; `RANDOM` and `SMOOTH` for the baselines.
       measure: its name.
       mean: over images.
       low: end of the mean's 95 % confidence interval.
       high: its other end.
-      advantage: by how much the method is better than the random map on the same images, on average; negative if worse.
+      baseline: `RANDOM` or `SMOOTH`, whichever has the better mean.
+      advantage: by how much the method is better than that baseline on the same images, on average; negative if worse.
       advantage_low: end of its 95 % confidence interval.
       advantage_high: its other end.
       n: images.
@@ -155,6 +175,7 @@ class Row:
     mean: float
     low: float
     high: float
+    baseline: str
     advantage: float
     advantage_low: float
     advantage_high: float
@@ -168,15 +189,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table; iterating gives its rows, measure by measure, the random map at each one's end.
+    """The table; iterating gives its rows, measure by measure, the random maps at each one's end.
 
     Attributes:
       model: its name.
       rows: one for each measure and method.
+      values: of each image, [measures, methods, N], in the order of the rows.
     """
 
     model: str
     rows: tuple[Row, ...]
+    values: Float[np.ndarray, "measures methods n"]
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -202,7 +225,7 @@ def random_map(
     key: Key[Array, ""] | None = None,
     chunk: int | None = None,
 ) -> Float[Array, "n h w"]:
-    """The baseline: maps of random numbers that know nothing of the image.
+    """A baseline: maps of random numbers that know nothing of the image.
 
     Args:
       model: unused, as all arguments but the images and the key.
@@ -215,9 +238,42 @@ def random_map(
     Returns:
       Numbers uniform in [0, 1).
     """
-    count, *sides = np.shape(images)[:3]
-    keys = jax.random.split(jax.random.key(0) if key is None else key, count)
-    return jax.vmap(lambda key: jax.random.uniform(key, tuple(sides)))(keys)
+    return _drawn(images, key, max(np.shape(images)[1:3]))
+
+
+def smooth_random_map(
+    model: nn.Module,
+    state: State,
+    images: ArrayLike,
+    targets: Targets = None,
+    *,
+    key: Key[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, "n h w"]:
+    """A baseline: random numbers on a grid of 7x7, enlarged bilinearly to the image.
+
+    Whole pieces of a picture disturb a network otherwise than single pixels do. A method whose maps are smooth must
+    therefore beat maps that are as smooth and know nothing.
+
+    Args:
+      model: unused, as all arguments but the images and the key.
+      state: unused.
+      images: [N, H, W, C].
+      targets: unused.
+      key: from which the maps are drawn; None is `jax.random.key(0)`.
+      chunk: unused.
+
+    Returns:
+      Numbers in [0, 1).
+    """
+    return _drawn(images, key, _CELLS)
+
+
+BASELINES = {
+    RANDOM: Method(random_map, RANDOM, False, "a baseline"),
+    SMOOTH: Method(smooth_random_map, SMOOTH, False, "a baseline"),
+}
+"""What knows nothing of the image and is always there, by its name."""
 
 
 def compare(
@@ -235,8 +291,9 @@ def compare(
 ) -> Comparison:
     """Methods measured on the same images, with the same noise, beside maps of random numbers.
 
-    The intervals are Student's over the images (`interval`). That of the advantage over the random map is made of the
-    differences image by image, so it is narrower than the two means' intervals let expect.
+    The intervals are Student's over the images (`interval`). A method's advantage is that over the better of the two
+    random maps, `RANDOM` and `SMOOTH`, by each measure; its interval is made of the differences image by image, so it
+    is narrower than the two means' intervals let expect.
 
     Args:
       model: a module called as `model(images, train=...)` that returns logits [N, K].
@@ -245,7 +302,7 @@ def compare(
       methods: names among `attribution.methods()`; or methods by names of one's own, each an `attribution.Method` or a
         function called as one. The channels of a function's maps are added up.
       targets: what is explained; see `attribution.Targets`. None is the class predicted for each image.
-      key: of the methods, the measures and the random map; None is `jax.random.key(0)`.
+      key: of the methods, the measures and the random maps; None is `jax.random.key(0)`.
       chunk: images that the network evaluates at once, on which the result does not depend.
       measures: names among `MEASURES`, of which infidelity and max_sensitivity take longest; or measures by names.
       magnitudes: whether deletion, insertion and ROAD rank pixels by the magnitude of signed maps: where a map changes
@@ -253,17 +310,16 @@ def compare(
       region: side in pixels of the squares that deletion, insertion and ROAD exchange as a whole (`metrics.by_region`).
 
     Raises:
-      InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has the baseline's
+      InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has a baseline's
         name; a measure gives no number for each image; or see `metrics.deletion` and `metrics.by_region`.
+      RunError: a measure is not finite.
     """
-    chosen = {name: _method(name, methods) for name in methods} | {
-        RANDOM: Method(random_map, RANDOM, False, "the baseline")
-    }
+    chosen = {name: _method(name, methods) for name in methods} | BASELINES
     measured_by = {name: _measure(name, measures) for name in measures}
-    if not methods or not measured_by or RANDOM in methods:
+    if not methods or not measured_by or BASELINES.keys() & {*methods}:
         raise InputError(
             f"methods are {list(methods)} and measures {list(measures)}; expected at least one of each, and no method "
-            f"called {RANDOM!r}, which is always there"
+            f"called {RANDOM!r} or {SMOOTH!r}, which are always there"
         )
     map_key, random_key, measure_key = jax.random.split(jax.random.key(0) if key is None else key, 3)
     question = ask(model, state, images, targets, chunk=chunk).resolved()
@@ -272,19 +328,23 @@ def compare(
     asked = question.targets
     values: dict[tuple[str, str], np.ndarray] = {}
     for name, method in chosen.items():
-        drawn = random_key if name == RANDOM else map_key
+        drawn = random_key if name in BASELINES else map_key
         maps = method.function(model, state, question.images, asked, key=drawn, chunk=chunk)
         explanation = Explanation(
             method, maps, model, state, question.images, asked, measure_key, question.chunk, magnitudes, region
         )
         for label, measure in measured_by.items():
             values[label, name] = _measured(label, measure, explanation)
-    rows = [
-        _row(name, label, values[label, name], values[label, RANDOM], measure.higher_is_better)
-        for label, measure in measured_by.items()
-        for name in chosen
-    ]
-    return Comparison(type(model).__name__, tuple(rows))
+    rows = []
+    for label, measure in measured_by.items():
+        sign = 1 if measure.higher_is_better else -1
+        baseline = max(BASELINES, key=lambda name: sign * values[label, name].mean())
+        for name in chosen:
+            advantage = interval(sign * (values[label, name] - values[label, baseline]))
+            mean = interval(values[label, name])
+            rows.append(Row(name, label, *mean, baseline, *advantage, len(question.images)))
+    each = np.array([[values[label, name] for name in chosen] for label in measured_by])
+    return Comparison(type(model).__name__, tuple(rows), each)
 
 
 def text(table: Comparison) -> str:
@@ -316,10 +376,12 @@ def json(table: Comparison) -> dict[str, Any]:
     return {"model": table.model, "rows": [_values(row) for row in table]}
 
 
+_CELLS = 7  # along a side, as in the masks of RISE
+
 _HEADER = ("measure", "method", "mean", "95 % interval", "better than random by", "95 % interval", "beats random")
 _NOTE = (
-    "Intervals are Student's over the images; the advantage is taken image by image, and beats random if all of its "
-    "interval is above 0."
+    "Intervals are Student's over the images; the advantage is taken image by image over whichever random map has the "
+    "better mean, and beats random if all of its interval is above 0."
 )
 
 
@@ -329,7 +391,7 @@ def _title(table: Comparison) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     mean, low, high = (f"{x:.4g}" for x in (row.mean, row.low, row.high))
-    if row.method == RANDOM:
+    if row.method in BASELINES:
         return row.measure, row.method, mean, f"{low} to {high}", "", "", ""
     advantage, least, most = (f"{x:+.4g}" for x in (row.advantage, row.advantage_low, row.advantage_high))
     verdict = "yes" if row.beats_random else "no"
@@ -362,9 +424,18 @@ def _measured(label: str, measure: Measure, explanation: Explanation) -> np.ndar
             f"the measure {label} gave shape {values.shape}; expected a number for each of {len(explanation.images)} "
             "images"
         )
-    return np.asarray(values, np.float64)
+    numbers = np.asarray(values, np.float64)
+    if not np.isfinite(numbers).all():
+        raise RunError(
+            f"the measure {label} of {explanation.method.title} is not finite for image "
+            f"{int(np.argmin(np.isfinite(numbers)))}; expected a finite number for each image"
+        )
+    return numbers
 
 
-def _row(method: str, measure: str, values: np.ndarray, baseline: np.ndarray, higher_is_better: bool) -> Row:
-    sign = 1 if higher_is_better else -1
-    return Row(method, measure, *interval(values), *interval(sign * (values - baseline)), len(values))
+def _drawn(images: ArrayLike, key: Array | None, most: int) -> Float[Array, "n h w"]:
+    """Random numbers at no more than so many places along a side, enlarged to the image."""
+    count, *sides = np.shape(images)[:3]
+    keys = jax.random.split(jax.random.key(0) if key is None else key, count)
+    grid = tuple(min(side, most) for side in sides)
+    return jax.vmap(lambda key: jax.image.resize(jax.random.uniform(key, grid), tuple(sides), "linear"))(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Var
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
@@ -39,7 +40,9 @@ def guided_backpropagation(
     It draws edges well and hardly depends on what is explained: see `sanity`.
 
     Args:
-      model: see `saliency.gradient`, as all arguments; with ReLUs, however it writes max(x, 0).
+      model: see `saliency.gradient`, as all arguments; with ReLUs that are maxima of x and what is written as 0, as
+        `nn.relu(x)`, `jnp.maximum(x, jnp.zeros_like(x))` and `jnp.clip(x, 0)` are and `jnp.where(x > 0, x, 0)` is not.
+        What keeps the variance of flax's normalisation layers from being negative is none of them.
       state: its state.
       images: floats [N, H, W, C] in [0, 1].
       targets: what is explained.
@@ -133,30 +136,58 @@ def _rectified(
 ) -> Float[Array, "n h w c"]:
     model, score = network
     met = False
+    zeros: set[Var] = set()
 
     def rule(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
         nonlocal met
-        x = rectifies(equation, operands)
+        x = _rectifies(equation, operands, zeros)
         if x is None:
             return None
         met = True
         return [_relu(backward, x)]
 
-    changed = rewrite(partial(logits, model), rule)
+    changed = rewrite(partial(_marked, model), rule)
     derivative = jax.grad(lambda x: score(changed(variables, x), classes).sum())(images)
     if not met:
         raise InputError(f"{type(model).__name__} has no ReLU; expected a network with ReLUs, max(x, 0)")
     return derivative
 
 
-def rectifies(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
-    """x, if the equation is max(x, 0); None if not."""
-    if equation.primitive is not lax.max_p:
+_NORMALISATIONS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)
+_MARK = "<normalisation>"
+_COPYING = (lax.broadcast_in_dim_p, lax.convert_element_type_p, lax.reshape_p)
+
+
+def _marked(model: nn.Module, variables: Any, images: Array) -> Any:
+    """The logits; what normalisation layers compute is told by its name."""
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        with jax.named_scope(_MARK) if isinstance(context.module, _NORMALISATIONS) else nullcontext():
+            return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        return logits(model, variables, images)
+
+
+def _rectifies(equation: JaxprEqn, operands: Sequence[Any], zeros: set[Var]) -> Any:
+    """x, if the equation is the max(x, 0) of a ReLU; None if not.
+
+    Args:
+      equation: of a program that is run.
+      operands: its operands' values.
+      zeros: the variables of the equations before that were found to be 0 everywhere; this one's are added.
+    """
+
+    def zero(variable: Any) -> bool:
+        return variable in zeros if isinstance(variable, Var) else not np.any(variable.val)
+
+    if equation.primitive in _COPYING:
+        number = not isinstance(operands[0], jax.Array) and not np.any(operands[0])
+        note = zeros.add if number or zero(equation.invars[0]) else zeros.discard  # a program may be run again
+        note(equation.outvars[0])
+    if equation.primitive is not lax.max_p or _MARK in str(equation.source_info.name_stack):
         return None
-    for variable, other in zip(equation.invars, reversed(operands), strict=True):
-        if isinstance(variable, Literal) and not np.any(variable.val):
-            return other
-    return None
+    return next((x for variable, x in zip(equation.invars, reversed(operands), strict=True) if zero(variable)), None)
 
 
 METHODS = {

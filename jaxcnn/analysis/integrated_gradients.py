@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, derivatives_at_copies, finish
-from jaxcnn.analysis.checks import checked_baseline
+from jaxcnn.analysis.checks import check_whole, checked_baseline
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -47,7 +47,7 @@ def integrated_gradients(
       chunk: points of the line evaluated at once.
       baseline: X' in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images [N, H, W, C].
       steps: points of the line; None doubles them from 16 on for the images whose sum is off by more than the
-        tolerance. Inside a caller's jit, 64.
+        tolerance. Inside a caller's jit or vmap, 64.
       tolerance: largest |sum of M - (y_k(X) - y_k(X'))| in units of |y_k(X) - y_k(X')| accepted without `steps`.
       most_steps: at which the doubling ends, with a warning if the tolerance is not met.
 
@@ -59,6 +59,7 @@ def integrated_gradients(
 
     Reference: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks".
     """
+    check_whole(steps=steps, most_steps=most_steps)
     if (steps is not None and steps < 1) or most_steps < 16 or not tolerance > 0:
         raise InputError(
             f"steps is {steps}, most_steps {most_steps} and tolerance {tolerance}; expected at least 1, at least 16, "
@@ -66,9 +67,12 @@ def integrated_gradients(
         )
     question = ask(model, state, images, targets, key=key, chunk=chunk).resolved()
     start = checked_baseline(baseline, question.images)
-    if steps is not None or isinstance(question.images, Tracer):
-        return finish(_integral(question, start, steps or 64))
-    difference = np.asarray(question.scores(question.images) - question.scores(start))
+    if steps is not None:
+        return finish(_integral(question, start, steps))
+    missing = question.scores(question.images) - question.scores(start)
+    if isinstance(missing, Tracer):
+        return finish(_integral(question, start, 64))
+    difference = np.asarray(missing)
     maps = np.zeros(question.images.shape, question.images.dtype)
     left, count = np.arange(len(maps)), 16
     while len(left):

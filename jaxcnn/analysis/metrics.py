@@ -6,7 +6,8 @@ Maps are judged by `heat` [N, H, W], one number for each pixel, more important p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Question, Score, Targets, ask, normal, scores_at_copies
-from jaxcnn.analysis.checks import checked_baseline
-from jaxcnn.errors import InputError
+from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.errors import InputError, RunError
 from jaxcnn.state import State
 
 
@@ -49,13 +51,16 @@ def deletion(
     heat: ArrayLike,
     targets: Targets = None,
     *,
+    key: Key[Array, ""] | None = None,
     chunk: int | None = None,
     steps: int | None = None,
+    region: int = 1,
     value: ArrayLike = 0.0,
 ) -> Curve:
     """The probability of the class as pixels are overwritten, the most important ones first: a low area is good.
 
-    Of equally important pixels those further up, and then further left, go first.
+    Equally important pixels go in random order: in any other, a map that says nothing would take away whole pieces of
+    the picture, as no map of random numbers does.
 
     Args:
       model: a module called as `model(images, train=...)` that returns logits [N, K].
@@ -63,20 +68,23 @@ def deletion(
       images: floats [N, H, W, C] in [0, 1].
       heat: [N, H, W], higher = more important; only the order of its values counts.
       targets: whose probability; see `attribution.Targets`. None is the class predicted for the whole image.
+      key: of the order of equally important pixels, the same whatever the heat; None is `jax.random.key(0)`.
       chunk: images that the network evaluates at once, on which the result does not depend; None takes as many as
         `chunks.MEMORY` holds.
       steps: in which all pixels are overwritten, equally many (but for rounding) in each; None is a row's worth in
         each, as published. With fewer, the class is gone after the first step for whatever map.
+      region: side in pixels of the squares that are overwritten as a whole, by their mean heat; see `by_region`.
       value: what is written, in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images.
 
     Raises:
       InputError: images, targets or chunk are not as expected; the heat has another shape or is not finite; or steps
-        is not positive.
+        or the region is not positive.
+      RunError: a probability is not finite.
 
     Reference: Petsiuk, Das & Saenko 2018, "RISE: Randomized Input Sampling for Explanation", section 4.3.
     """
-    question = ask(model, state, images, targets, chunk=chunk, output="probability").resolved()
-    return _exchange(question, heat, question.images, checked_baseline(value, question.images), steps)
+    question = ask(model, state, images, targets, key=key, chunk=chunk, output="probability").resolved()
+    return _exchange(question, heat, question.images, checked_baseline(value, question.images), steps, region)
 
 
 def insertion(
@@ -86,8 +94,10 @@ def insertion(
     heat: ArrayLike,
     targets: Targets = None,
     *,
+    key: Key[Array, ""] | None = None,
     chunk: int | None = None,
     steps: int | None = None,
+    region: int = 1,
     sigma: float = 5.0,
 ) -> Curve:
     """The probability of the class as pixels of a blurred picture become sharp, the most important ones first.
@@ -100,8 +110,10 @@ def insertion(
       images: floats [N, H, W, C] in [0, 1].
       heat: [N, H, W], higher = more important.
       targets: whose probability.
+      key: of the order of equally important pixels.
       chunk: images that the network evaluates at once.
       steps: in which all pixels become sharp; None as in `deletion`.
+      region: side in pixels of the squares that become sharp as a whole.
       sigma: standard deviation in pixels of the Gaussian that blurs, positive.
 
     Raises:
@@ -109,10 +121,10 @@ def insertion(
 
     Reference: Petsiuk et al. 2018, section 4.3.
     """
-    if not sigma > 0:
+    if not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}; expected a positive number of pixels")
-    question = ask(model, state, images, targets, chunk=chunk, output="probability").resolved()
-    return _exchange(question, heat, blurred(question.images, sigma), question.images, steps)
+    question = ask(model, state, images, targets, key=key, chunk=chunk, output="probability").resolved()
+    return _exchange(question, heat, blurred(question.images, sigma), question.images, steps, region)
 
 
 def infidelity(
@@ -155,7 +167,8 @@ def infidelity(
     Reference: Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, "On the (In)fidelity and Sensitivity of Explanations",
     definition 2.1.
     """
-    if samples < 1 or not noise > 0:
+    check_whole(samples=samples)
+    if samples < 1 or not 0 < noise < math.inf:
         raise InputError(f"samples is {samples} and noise {noise}; expected at least 1 and a positive number")
     question = ask(model, state, images, targets, key=key, chunk=chunk).resolved()
     values = jnp.asarray(maps, jnp.float32)
@@ -207,7 +220,8 @@ def max_sensitivity(
 
     Reference: Yeh et al. 2019, definition 3.1.
     """
-    if samples < 1 or not radius > 0:
+    check_whole(samples=samples)
+    if samples < 1 or not 0 < radius < math.inf:
         raise InputError(f"samples is {samples} and radius {radius}; expected at least 1 and a positive number")
     noise_key, method_key = jax.random.split(jax.random.key(0) if key is None else key)
     question = ask(model, state, images, targets, key=noise_key, chunk=chunk).resolved()
@@ -255,22 +269,38 @@ def by_region(heat: Float[Array, "n h w"], side: int) -> Float[Array, "n h w"]:
     Reference: Samek, Binder, Montavon, Lapuschkin & Mueller 2017, "Evaluating the Visualization of What a Deep Neural
     Network Has Learned", section III: 9 pixels.
     """
+    check_whole(region=side)
     if side < 1:
         raise InputError(f"the side of a region is {side}; expected at least 1 pixel")
     height, width = heat.shape[1:]
-    rows, columns = np.arange(height) // side, np.arange(width) // side
 
-    def average(line: np.ndarray) -> Array:
-        same = np.equal.outer(line, line)
-        return jnp.asarray(same / same.sum(1, keepdims=True), heat.dtype)
+    def over(start: float, combine: Callable[..., Any], values: Array) -> Array:
+        window, padding = (1, side, side), ((0, 0), (0, -height % side), (0, -width % side))
+        return lax.reduce_window(values, start, combine, window, window, padding)
 
-    return jnp.einsum("ij,njk,lk->nil", average(rows), heat, average(columns), precision="highest")
+    mean = over(0.0, lax.add, heat) / over(0.0, lax.add, jnp.ones_like(heat))
+    # Rounding must not rank squares that are the same everywhere.
+    mean = jnp.clip(mean, over(jnp.inf, lax.min, heat), over(-jnp.inf, lax.max, heat))
+    return _enlarged(mean, side, height, width)
 
 
-@jax.jit
-def ranks(heat: Float[Array, "n h w"]) -> Int[Array, "n h w"]:
-    """The place of each pixel in the order of falling heat, from 0; ties in reading order."""
-    order = jnp.argsort(-heat.reshape(len(heat), -1), axis=1, stable=True)
+@partial(jax.jit, static_argnums=2)
+def ranks(heat: Float[Array, "n h w"], keys: Key[Array, " n"], region: int = 1) -> Int[Array, "n h w"]:
+    """The place of each pixel in the order of falling heat, from 0.
+
+    Squares go as a whole, by their mean heat, and equal ones in random order, which does not depend on the heat.
+
+    Args:
+      heat: [N, H, W].
+      keys: of the order of equal squares, one for each image.
+      region: side of the squares in pixels.
+    """
+    values = by_region(heat, region)
+    count, height, width = heat.shape
+    squares = -(-height // region), -(-width // region)
+    drawn = jax.vmap(lambda key: jax.random.permutation(key, squares[0] * squares[1]))(keys)
+    lots = _enlarged(drawn.reshape(count, *squares), region, height, width)
+    order = jnp.lexsort((lots.reshape(count, -1), -values.reshape(count, -1)))
     return jnp.argsort(order, axis=1).reshape(heat.shape)
 
 
@@ -300,16 +330,37 @@ class _Sums(NamedTuple):
     missed: Array
 
 
-def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, steps: int | None) -> Curve:
+def _enlarged(squares: Array, side: int, height: int, width: int) -> Array:
+    """Each pixel's square, [N, rows, columns] to [N, H, W]."""
+    return squares[:, np.arange(height) // side][:, :, np.arange(width) // side]
+
+
+def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, steps: int | None, region: int) -> Curve:
+    check_whole(steps=steps)
     steps = question.images.shape[1] if steps is None else steps
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
-    places = ranks(checked_heat(heat, question.images))
+    places = ranks(checked_heat(heat, question.images), question.companions, region)
     pixels = places[0].size
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
     question = replace(question, images=start, companions=(places, end))
     values = question.total(steps + 1, partial(_exchanged, question.network, question.variables, jnp.asarray(counts)))
-    return Curve(jnp.asarray(counts / pixels, jnp.float32), values)
+    return Curve(jnp.asarray(counts / pixels, jnp.float32), finite(values, counts / pixels))
+
+
+def finite(probabilities: Float[Array, "n s"], shares: Sequence[float] | np.ndarray) -> Float[Array, "n s"]:
+    """The probabilities, looked at.
+
+    Raises:
+      RunError: one is not finite, as where a network standardises a picture that has become the same everywhere.
+    """
+    if not isinstance(probabilities, Tracer) and len(broken := np.argwhere(~np.isfinite(np.asarray(probabilities)))):
+        image, place = broken[0]
+        raise RunError(
+            f"the score of image {image} is not finite with {shares[place]:.0%} of its pixels exchanged; expected a "
+            "network that has one for every picture"
+        )
+    return probabilities
 
 
 @partial(jax.jit, static_argnums=0)

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish, scores_at_copies
-from jaxcnn.analysis.checks import checked_baseline
+from jaxcnn.analysis.checks import check_whole, checked_baseline
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -158,6 +158,7 @@ def patch_of(image_shape: tuple[int, ...]) -> int:
 
 def _grid(question: Question, hidden: Array, patch: int | None, stride: int | None) -> OcclusionGrid:
     _, height, width, _ = question.images.shape
+    check_whole(patch=patch, stride=stride)
     side = patch_of(question.images.shape[1:]) if patch is None else patch
     step = max(1, side // 2) if stride is None else stride
     if not (1 <= side <= min(height, width) and 1 <= step <= side):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -161,7 +162,21 @@ _MOVING = {
 _WEIGHING = {"mul", "div", "dot_general", "convolution", "conv_general_dilated"}
 _CHOOSING = {"reduce_window_max", "reduce_max", "max", "min", "reduce_min"}
 _ACTIVATING = {"tanh", "max", "min", "clamp", "erf", "abs", "log1p", "expm1"}
-_SCALING = {"logistic", "exp", "exp2", "pow", "integer_pow", "square", "sqrt", "rsqrt", "log", "sign", "floor", "round"}
+_SCALING = {
+    "logistic",
+    "erfc",
+    "exp",
+    "exp2",
+    "pow",
+    "integer_pow",
+    "square",
+    "sqrt",
+    "rsqrt",
+    "log",
+    "sign",
+    "floor",
+    "round",
+}
 _ASKING = {"gt", "ge", "lt", "le", "eq", "ne", "argmax", "argmin", "stop_gradient"}
 
 
@@ -179,6 +194,10 @@ def _rule(rules: _Rules, equation: JaxprEqn, operands: Sequence[Any]) -> list[An
 
     if name in _ASKING:
         return [lax.stop_gradient(apply(value))]
+    if name == "split":
+        (stream,) = streams
+        positive = bind(equation, [stream.positive]) if rules.signed else repeat(None)
+        return [_Stream(*part, stream.gate) for part in zip(bind(equation, [stream.value]), positive, strict=False)]
     if name in ("mul", "div") and len(streams) == 2:
         return [_product(rules, name, *streams)]
     inverse = name == "div" and isinstance(operands[1], _Stream)

@@ -21,7 +21,8 @@ Rule: TypeAlias = Callable[[JaxprEqn, Sequence[Any]], Any]
 def rewrite(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """The function with a rule applied to each primitive function that it calls.
 
-    What is called inside other functions (jitted, rematerialised, with a derivative of their own) counts; in loops too.
+    What is called inside other functions (jitted, rematerialised) counts; in loops too. A function with a derivative of
+    its own keeps it unless the rule applies to something inside.
 
     Args:
       function: of pytrees of arrays.
@@ -56,32 +57,49 @@ def run(program: Jaxpr, constants: Sequence[Any], values: Sequence[Any], rule: R
 
     for equation in program.eqns:
         operands = [value(variable) for variable in equation.invars]
-        inner = _inner(equation)
-        if inner is not None:
-            results = run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands, rule)
+        if equation.primitive.name in _CALLS:
+            results = _called(equation, operands, rule)
+        elif equation.primitive.name in _DERIVED:
+            results = _if_changed(equation, operands, rule)
         else:
             results = rule(equation, operands)
-            if results is None:
-                again = partial(_loop, rule=rule) if equation.primitive is lax.scan_p else bind
-                results = again(equation, operands)
+        if results is None:
+            again = partial(_loop, rule=rule) if equation.primitive is lax.scan_p else bind
+            results = again(equation, operands)
         known.update(zip(equation.outvars, results, strict=True))
     return [value(variable) for variable in program.outvars]
 
 
 def bind(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The results of an equation as usual, for other operands of the same shapes."""
-    results = equation.primitive.bind(*operands, **equation.params)
+    results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
     return list(results) if equation.primitive.multiple_results else [results]
 
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "custom_jvp_call", "custom_vjp_call"}
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat"}
+"""What does nothing but call a program."""
+
+_DERIVED = {"custom_jvp_call", "custom_vjp_call"}
+"""What calls a program and has another derivative."""
 
 
-def _inner(equation: JaxprEqn) -> Any:
-    """The program of an equation that does nothing but call it."""
-    if equation.primitive.name not in _CALLS:
-        return None
-    return next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
+def _called(equation: JaxprEqn, operands: Sequence[Any], rule: Rule) -> list[Any]:
+    program = next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
+    return run(getattr(program, "jaxpr", program), getattr(program, "consts", ()), operands, rule)
+
+
+def _if_changed(equation: JaxprEqn, operands: Sequence[Any], rule: Rule) -> list[Any] | None:
+    """The results of the program that is called; None if the rule applies to nothing in it."""
+    changed = False
+
+    def asked(equation: JaxprEqn, operands: Sequence[Any]) -> Any:
+        nonlocal changed
+        results = rule(equation, operands)
+        changed |= results is not None
+        return results
+
+    results = _called(equation, operands, asked)
+    return results if changed else None
 
 
 def _loop(equation: JaxprEqn, operands: Sequence[Any], rule: Rule) -> list[Any]:

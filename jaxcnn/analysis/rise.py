@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.attribution import Method, Score, Targets, ask, finish
-from jaxcnn.analysis.checks import checked_baseline
+from jaxcnn.analysis.checks import check_whole, checked_baseline
 from jaxcnn.analysis.occlusion import evaluated, unless_hidden
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -61,6 +61,7 @@ def rise(
 
     Reference: Petsiuk, Das & Saenko 2018, "RISE: Randomized Input Sampling for Explanation", equation 6.
     """
+    check_whole(masks=masks, cells=cells)
     if masks < 2 or cells < 1 or not 0 < share < 1:
         raise InputError(
             f"masks is {masks}, cells {cells} and share {share}; expected at least 2, at least 1, and a number between "

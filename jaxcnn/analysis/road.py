@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -15,8 +16,8 @@ import scipy.sparse.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxcnn.analysis.attribution import Question, Targets, ask
-from jaxcnn.analysis.metrics import checked_heat, ranks
+from jaxcnn.analysis.attribution import Targets, ask
+from jaxcnn.analysis.metrics import checked_heat, finite, ranks
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -49,6 +50,7 @@ def road(
     *,
     key: Key[Array, ""] | None = None,
     chunk: int | None = None,
+    region: int = 1,
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
     noise: float = 0.01,
 ) -> Road:
@@ -58,36 +60,38 @@ def road(
     in SciPy, so this cannot be called inside a jit.
 
     Args:
-      model: see `metrics.deletion`, as all arguments up to `chunk` but the key.
+      model: see `metrics.deletion`, as all arguments up to `region` but the key.
       state: its state.
       images: floats [N, H, W, C] in [0, 1].
       heat: [N, H, W], higher = more important.
       targets: whose probability.
-      key: of the noise; None is `jax.random.key(0)`.
+      key: of the noise, and of the order of equally important pixels; None is `jax.random.key(0)`.
       chunk: images that the network evaluates at once.
+      region: side in pixels of the squares that are removed as a whole.
       shares: of the pixels that are removed, each in (0, 1); rounded to pixels, of which at least one stays.
       noise: standard deviation, in pixel values, of what is added to what was filled in; the result is kept in [0, 1].
 
     Raises:
-      InputError: see `metrics.deletion`; or shares or noise are out of their range.
+      InputError, RunError: see `metrics.deletion`; or shares or noise are out of their range.
 
     Reference: Rong, Leemann, Borisov, Kasneci & Kasneci 2022, "A Consistent and Efficient Evaluation Strategy for
     Attribution Methods", section 4.
     """
-    if not shares or not all(0 < share < 1 for share in shares) or not noise >= 0:
+    if not shares or not all(0 < share < 1 for share in shares) or not 0 <= noise < math.inf:
         raise InputError(
             f"shares are {tuple(shares)} and noise is {noise}; expected shares in (0, 1) and noise of at least 0"
         )
     question = ask(model, state, images, targets, key=key, chunk=chunk, output="probability").resolved()
-    places = np.asarray(ranks(checked_heat(heat, question.images)))
+    keys = jax.vmap(jax.random.split)(question.companions)
+    places = np.asarray(ranks(checked_heat(heat, question.images), keys[:, 0], region))
     count = places[0].size
     curves: list[Array] = []
     for order in (places, count - 1 - places):
         values = []
         for number, share in enumerate(shares):
             removed = order < min(round(share * count), count - 1)
-            values.append(question.scores(_imputed(question, removed, noise, number)))
-        curves.append(jnp.stack(values, 1))
+            values.append(question.scores(_imputed(question.images, removed, noise, keys[:, 1], number)))
+        curves.append(finite(jnp.stack(values, 1), shares))
     return Road(jnp.asarray(shares, jnp.float32), *curves)
 
 
@@ -118,12 +122,10 @@ def imputed(image: Float[np.ndarray, "h w c"], removed: Bool[np.ndarray, "h w"])
     return pixels.reshape(image.shape).astype(image.dtype)
 
 
-def _imputed(question: Question, removed: np.ndarray, noise: float, number: int) -> Array:
-    images = np.asarray(question.images)
+def _imputed(given: Array, removed: np.ndarray, noise: float, keys: Array, number: int) -> Array:
+    images = np.asarray(given)
     filled = np.stack([imputed(image, gone) for image, gone in zip(images, removed, strict=True)])
-    drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), images.shape[1:]))(
-        question.companions
-    )
+    drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), images.shape[1:]))(keys)
     return jnp.where(removed[..., None], jnp.clip(filled + noise * drawn, 0, 1), images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from jaxcnn.analysis.attribution import (
     finish,
     normal,
 )
+from jaxcnn.analysis.checks import check_whole
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -219,7 +221,8 @@ def _derivative(question: Question) -> Float[Array, "n h w c"]:
 
 def _noisy(question: Question, samples: int, noise: float, center: Array | None = None) -> _Moments:
     """The moments; the centre [N, H, W, C] is zero by default."""
-    if samples < 1 or not noise >= 0:
+    check_whole(samples=samples)
+    if samples < 1 or not 0 <= noise < math.inf:
         raise InputError(f"samples is {samples} and noise {noise}; expected at least 1 and at least 0")
     question = question.resolved()
     zero = jnp.zeros((len(question.images), 1, 1, 1))

@@ -63,11 +63,13 @@ class Step(NamedTuple):
     Attributes:
       layer: which was, in a cascade after all those of the steps before.
       maps: what the method says then, [N, H, W] or [N, H, W, C].
-      similarities: to the maps of the network as it was.
+      originals: what it said of the network as it was, the same array in every step.
+      similarities: of the two.
     """
 
     layer: str
     maps: np.ndarray
+    originals: np.ndarray
     similarities: Similarities
 
 
@@ -300,7 +302,7 @@ def _steps(
     steps = []
     for number, layer in enumerate(layers):
         maps = explain(_mixed(state, fresh, layers[: number + 1] if cascading else (layer,)))
-        steps.append(Step(layer, maps, similarities(maps, originals)))
+        steps.append(Step(layer, maps, originals, similarities(maps, originals)))
     return tuple(steps)
 
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Method, Score, Targets, ask, finish
-from jaxcnn.analysis.checks import checked_baseline
+from jaxcnn.analysis.checks import check_whole, checked_baseline
 from jaxcnn.analysis.occlusion import evaluated, unless_hidden
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -62,6 +62,7 @@ def shapley(
     Kononenko 2010, "An Efficient Explanation of Individual Classifications using Game Theory"; of the reversed orders,
     Mitchell, Cooper, Frank & Holmes 2022, "Sampling Permutations for Shapley Value Estimation".
     """
+    check_whole(permutations=permutations, cells=cells)
     if permutations < 1 or cells < 1:
         raise InputError(f"permutations is {permutations} and cells {cells}; expected at least 1 of each")
     question = ask(model, state, images, targets, key=key, chunk=chunk).resolved()

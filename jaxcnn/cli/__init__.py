@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
+from jaxcnn.cli.attack import attack
 from jaxcnn.cli.explain import filters, patches
+from jaxcnn.cli.fool import fool
 from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
+from jaxcnn.cli.maximize import maximize
 from jaxcnn.cli.networks import convert, probe, summary
 from jaxcnn.cli.report import report
 from jaxcnn.cli.runs import demo, evaluate, figures, train
@@ -35,6 +38,9 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         occlusion,
         trust,
         lesion,
+        maximize,
+        fool,
+        attack,
         report,
         study,
         search,
@@ -57,6 +63,9 @@ COMPILING = frozenset(
         "occlusion",
         "trust",
         "lesion",
+        "maximize",
+        "fool",
+        "attack",
         "report",
         "study",
         "search",

@@ -56,7 +56,7 @@ def exchange(
     deletion: Mapping[str, Curve],
     insertion: Mapping[str, Curve],
     *,
-    baseline: str | None = None,
+    baselines: Sequence[str] = (),
     images: int,
 ) -> Figure:
     """The probability of the class as pixels are deleted and inserted, a line for each method.
@@ -65,7 +65,7 @@ def exchange(
       shares: of the pixels that are exchanged, [S], increasing in [0, 1].
       deletion: by method.
       insertion: of the same methods.
-      baseline: the method that is a random map, dashed and black.
+      baselines: the methods that are random maps, black: the first dashed, the second dotted.
       images: over how many the means are.
 
     Returns:
@@ -80,7 +80,7 @@ def exchange(
             f"deletion is of the methods {list(deletion)} and insertion of {list(insertion)}; expected the same, at "
             "least one"
         )
-    looks = _looks(list(deletion), baseline)
+    looks = _looks(list(deletion), baselines)
     gain = {name: _mean(insertion[name].area) - _mean(deletion[name].area) for name in looks}
     order = sorted(looks, key=lambda name: -gain[name])
     rows = -(-len(order) // 2)
@@ -227,7 +227,7 @@ def similarity(
             f"there are {len(layers)} layers, and measures of the methods {methods}; expected at least one layer and "
             "measure, all of the same methods"
         )
-    looks = _looks(methods[0], baseline)
+    looks = _looks(methods[0], () if baseline is None else (baseline,))
     x = np.arange(len(layers) + 1)
     texts = ["none", *layers]
     entries = [Line2D([], [], **look, label=name) for name, look in looks.items()]
@@ -259,18 +259,17 @@ def similarity(
     return figure
 
 
-def _looks(names: Sequence[str], baseline: str | None) -> dict[str, dict[str, Any]]:
-    """Colour and dashes of each method; black and dashed are the baseline's alone."""
+def _looks(names: Sequence[str], baselines: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each method; black is the baselines' alone."""
     colors = style.COLORS[:-1]
-    others = [name for name in names if name != baseline]
+    others = [name for name in names if name not in baselines]
     dashes = ("-", (0, (1, 1)), (0, (4, 1, 1, 1)))
     looks: dict[str, dict[str, Any]] = {
         name: {"color": colors[i % len(colors)], "linestyle": dashes[i // len(colors) % len(dashes)]}
         for i, name in enumerate(others)
     }
-    if baseline is not None and baseline in names:
-        looks[baseline] = {"color": "black", "linestyle": "--"}
-    return looks
+    known = (name for name in baselines if name in names)
+    return looks | {name: {"color": "black", "linestyle": dash} for name, dash in zip(known, ("--", ":"), strict=False)}
 
 
 def _mean(band: Band) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcnn.analysis import gradients, lesion
 from jaxcnn.analysis.blocks import Block, blocks
+from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import lesion as figures
 from jaxcnn.report import results
@@ -73,6 +74,7 @@ def draw_lesion(
       InputError: an argument is out of range, the images have no labels or other classes than a network, a network has
         no such blocks or takes other images, or the folder exists.
     """
+    check_seed(seed)
     folder = results.new_folder(f"lesion-{subject.network.title}-{kind}" if output is None else output)
     if counts and kind == "delete":
         raise InputError(f"counts are {tuple(counts)}; expected none where each block is deleted by itself")

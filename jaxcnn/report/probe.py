@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.analysis import transfer
-from jaxcnn.config import DataConfig
+from jaxcnn.config import DataConfig, check_seed
 from jaxcnn.data import open_split
 from jaxcnn.data.spec import Source
 from jaxcnn.errors import InputError
@@ -56,10 +56,9 @@ def probe(
     Raises:
       InputError: the weights or the data cannot be read, or do not fit together.
     """
-    if not (0 < penalty < math.inf and (limit is None or limit > 0) and seed >= 0):
-        raise InputError(
-            f"penalty is {penalty}, limit {limit} and seed {seed}; expected positive ones, and a seed of at least 0"
-        )
+    check_seed(seed)
+    if not (0 < penalty < math.inf and (limit is None or limit > 0)):
+        raise InputError(f"penalty is {penalty} and limit {limit}; expected positive numbers")
     model, state = load(name, weights=weights)
     training, test = (open_split(config, split, seed) for split in ("train", "test"))
     (x, y), (test_x, test_y) = (_features(model, state, source, limit, seed) for source in (training, test))

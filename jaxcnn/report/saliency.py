@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from jaxcnn.analysis import attribution
 from jaxcnn.analysis import occlusion as occlusions
 from jaxcnn.analysis.attribution import Method
+from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.figures import attribution as attribution_figure
 from jaxcnn.figures import occlusion as occlusion_figure
@@ -156,7 +158,8 @@ def pick(chosen: Chosen, methods: Sequence[str], say: Say) -> tuple[dict[str, Me
       InputError: there is no such method, or one that was named does not apply.
     """
     every = ALL in methods
-    named = attribution.methods() if every else {name: attribution.method(name) for name in methods}
+    named = {name: attribution.method(name) for name in methods if name != ALL}
+    named = attribution.methods() if every else named
     if not named:
         raise InputError(f"no method was named; expected {ALL}, or some of {', '.join(attribution.methods())}")
     left_out: dict[str, str] = {}
@@ -193,8 +196,9 @@ def draw_saliency(
       say: is told what a method warns of, and which are left out.
 
     Raises:
-      InputError: see `choose` and `pick`; or the folder exists.
+      InputError: see `choose` and `pick`; or the seed is out of range, or the folder exists or cannot be made.
     """
+    check_seed(seed)
     folder = results.new_folder(f"saliency-{subject.network.title}" if output is None else output)
     chosen = choose(subject, targets, limit=limit)
     picked, left_out = pick(chosen, methods, say)
@@ -348,7 +352,7 @@ def _class(target: str, names: Sequence[str]) -> int:
         raise InputError(f"target {target!r} is the name of the classes {found}; expected the number of one")
     if found:
         return found[0]
-    if not target.lstrip("-").isdecimal():
+    if not re.fullmatch(r"-?\d{1,18}", target):
         raise unknown_name("class", target, names)
     if not 0 <= int(target) < len(names):
         raise InputError(f"target is class {target}; expected classes in [0, {len(names)})")

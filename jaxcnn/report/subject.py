@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Network:
     Attributes:
       name: its run directory, or what it is registered as.
       weights: file of its weights; None of a run.
+      sha256: of that file; None of a run.
       spec: its description.
       model: the module.
       state: on the default device.
@@ -40,6 +42,7 @@ class Network:
 
     name: str
     weights: str | None
+    sha256: str | None
     spec: ModelSpec
     model: ImageModel
     state: State
@@ -52,8 +55,9 @@ class Network:
     def about(self) -> dict[str, Any]:
         """What says which network this was, as JSON values."""
         return {
-            "network": self.name,
-            "weights": self.weights,
+            "network": self.name if self.weights else str(Path(self.name).resolve()),
+            "weights": None if self.weights is None else str(Path(self.weights).resolve()),
+            "sha256": self.sha256,
             "step": int(self.state.step),
             "model": config.to_json(self.spec),
         }
@@ -128,11 +132,13 @@ def open_network(name: str, *, weights: str | None = None, checkpoint: Which | N
             raise InputError(
                 f"checkpoint is {checkpoint}; expected none with weights from a file, which have one state"
             )
-        return Network(name, weights, *load_named(name, weights))
+        loaded = load_named(name, weights)
+        with Path(weights).open("rb") as file:
+            return Network(name, weights, hashlib.file_digest(file, "sha256").hexdigest(), *loaded)
     if os.path.isfile(name):
         raise InputError(f"{name} is a file; expected a run directory, or a network's name with --weights {name}")
     model, state = load(name, checkpoint="latest" if checkpoint is None else checkpoint)
-    return Network(name, None, run.read(name)[1], model, state)
+    return Network(name, None, None, run.read(name)[1], model, state)
 
 
 def open_subject(
@@ -192,6 +198,6 @@ def open_subject(
         )
     if images is not None:
         origin = f"photographs in {Path(images).resolve().name}"
-        return Subject(network, source, origin, {"folder": images, "image_size": image_size})
+        return Subject(network, source, origin, {"folder": str(Path(images).resolve()), "image_size": image_size})
     chosen = {"dataset": dataset, "split": part, "directory": directory, "image_size": image_size}
     return Subject(network, source, f"images of the {part} split of {dataset}", chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from jaxcnn.analysis import comparison, metrics, sanity
 from jaxcnn.analysis.attribution import Method
 from jaxcnn.analysis.comparison import MEASURES, Comparison, Measure
+from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.figures import trust as figure
 from jaxcnn.figures.trust import Band
@@ -76,9 +77,11 @@ def draw_trust(
       say: is told what is warned of, and which methods are left out.
 
     Raises:
-      InputError: see `saliency.pick` and `comparison.compare`; or the folder exists.
+      InputError: see `saliency.pick` and `comparison.compare`; or the seed is out of range, or the folder exists or
+        cannot be made.
     """
     network = subject.network
+    check_seed(seed)
     folder = results.new_folder(f"trust-{network.title}" if output is None else output)
     for name in measures:
         if name not in MEASURES:
@@ -88,9 +91,10 @@ def draw_trust(
     chosen = choose(subject, targets, limit=limit)
     picked, left_out = pick(chosen, methods, say)
     curves: dict[str, dict[str, metrics.Curve]] = {name: {} for name in _ALWAYS}
+    maps: dict[str, np.ndarray] = {}
     asked = {
-        "deletion": _kept(metrics.deletion, "deletion", curves),
-        "insertion": _kept(metrics.insertion, "insertion", curves),
+        "deletion": _kept(metrics.deletion, "deletion", curves, maps),
+        "insertion": _kept(metrics.insertion, "insertion", curves, maps),
     } | {name: MEASURES[name] for name in measures if name not in _ALWAYS}
     key = jax.random.key(seed)
     compare = partial(
@@ -112,8 +116,11 @@ def draw_trust(
         for what, kept in curves.items()
     }
     count = len(chosen.images)
-    figures = {"curves": figure.exchange(shares, **titled, baseline=comparison.RANDOM, images=count)}
-    arrays = {"shares": shares, **chosen.arrays}
+    figures = {"curves": figure.exchange(shares, **titled, baselines=list(comparison.BASELINES), images=count)}
+    arrays = {"shares": shares, "images": chosen.images, "values": table.values, **chosen.arrays}
+    arrays |= {
+        f"maps_{name}": made for name, made in zip([*picked, "random", "smooth_random"], maps.values(), strict=True)
+    }
     for what, kept in curves.items():
         arrays[what] = np.stack([np.asarray(curve.probabilities) for curve in kept.values()])
     if randomise:
@@ -122,10 +129,13 @@ def draw_trust(
         figures |= drawn
     about = {
         "command": "trust",
-        "methods": [*picked, comparison.RANDOM],
+        "methods": [*picked, *comparison.BASELINES],
         "options": {name: options(method.function) for name, method in picked.items()},
         "left_out": left_out,
         "measures": list(asked),
+        "measure_options": {name: _options(MEASURES[name], region) for name in asked},
+        "randomise": randomise,
+        "similarities": list(_SIMILARITIES) if randomise else [],
         "magnitudes": magnitudes,
         "region": region,
         "seed": seed,
@@ -136,15 +146,28 @@ def draw_trust(
     return Measured(folder, results.write(folder, "trust", arrays, about, figures, tables), chosen, table, left_out)
 
 
-def _kept(function: Callable[..., metrics.Curve], name: str, curves: dict[str, dict[str, metrics.Curve]]) -> Measure:
-    """The area under the curves, which are kept."""
+def _kept(
+    function: Callable[..., metrics.Curve],
+    name: str,
+    curves: dict[str, dict[str, metrics.Curve]],
+    maps: dict[str, np.ndarray],
+) -> Measure:
+    """The area under the curves, which are kept, and the maps."""
 
     def measured(explanation: comparison.Explanation) -> jax.Array:
-        curve = function(*explanation.asked, explanation.heat, explanation.targets, chunk=explanation.chunk)
+        curve = function(*explanation.asked, explanation.heat, explanation.targets, **explanation.exchanged)
         curves[name][explanation.method.title] = curve
+        maps[explanation.method.title] = np.asarray(explanation.maps)
         return curve.area
 
-    return Measure(measured, MEASURES[name].higher_is_better, MEASURES[name].reference)
+    return replace(MEASURES[name], function=measured)
+
+
+def _options(measure: Measure, region: int) -> dict[str, Any]:
+    """What the measure was asked with."""
+    assert measure.calls is not None
+    chosen = options(measure.calls)
+    return chosen | ({"region": region} if "region" in chosen else {})
 
 
 def _randomised(
@@ -159,8 +182,7 @@ def _randomised(
     for name, method in methods.items():
         steps = heard(partial(sanity.cascading_randomisation, method.function, *asked, key=key), name, say)
         layers = [step.layer for step in steps]
-        original = method.function(*asked, key=key)[:1]
-        maps = [original, *(steps[i].maps[:1] for i in _some(len(steps)))]
+        maps = [steps[0].originals[:1], *(steps[i].maps[:1] for i in _some(len(steps)))]
         shown[method.title] = np.concatenate([np.asarray(method.heat(jnp.asarray(m))) for m in maps])
         similar = [[getattr(step.similarities, field) for field in _SIMILARITIES] for step in steps]
         values[name] = np.array(similar).transpose(1, 0, 2)  # [measures, layers, images]

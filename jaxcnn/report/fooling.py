@@ -1,0 +1,223 @@
+"""Images that fool a network, class by class: climbed to, or evolved; with figures of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.analysis import evolution, fooling
+from jaxcnn.analysis.checks import checked_targets
+from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.data import imagenet
+from jaxcnn.errors import InputError
+from jaxcnn.figures import fooling as figures
+from jaxcnn.report import results
+from jaxcnn.report.evolving import evolve, to_bytes
+from jaxcnn.report.subject import Network
+
+Method: TypeAlias = Literal["gradient", "direct", "cppn"]
+
+SETTINGS: dict[str, dict[str, float | int]] = {
+    "gradient": {"confidence": 0.9999, "steps": 200, "step_size": 0.02, "penalty": 0.0},
+    "direct": {"generations": 200, "population": 200},
+    "cppn": {"generations": 200, "population": 200},
+}
+"""What each method is told, and the defaults."""
+PUBLISHED = {"direct": 0.2159, "cppn": 0.8811}
+"""Median confidences over the 1,000 classes of ImageNet that Nguyen, Yosinski & Clune 2015 report for AlexNet."""
+SHEET, FILM = 40, 10
+"""Classes of which images are shown, if there are more; and of which their evolution is."""
+
+
+@dataclass(frozen=True)
+class Fooled:
+    """Fooling images, kept and drawn.
+
+    Attributes:
+      folder: what was written.
+      files: in it.
+      targets: [N], the classes.
+      confidences: [N], the probability of each.
+      rounded: [N], of the images rounded to 8 bits, as pictures are kept.
+      class_names: N names.
+    """
+
+    folder: Path
+    files: list[Path]
+    targets: np.ndarray
+    confidences: np.ndarray
+    rounded: np.ndarray
+    class_names: list[str]
+
+    def values(self) -> dict[str, Any]:
+        """What was found, as JSON values."""
+        return {
+            "output": str(self.folder),
+            "files": [path.name for path in self.files],
+            "targets": self.targets.tolist(),
+            "confidences": self.confidences.tolist(),
+            "median_confidence": float(np.median(self.confidences)),
+            "rounded_confidences": self.rounded.tolist(),
+            "median_rounded_confidence": float(np.median(self.rounded)),
+        }
+
+    def in_words(self) -> str:
+        """What was found, in a sentence."""
+        return (
+            f"{len(self.targets):,} classes: median confidence {np.median(self.confidences):.6f}, least "
+            f"{self.confidences.min():.6f}; with 8 bits {np.median(self.rounded):.6f} and {self.rounded.min():.6f}"
+        )
+
+
+def draw_fooling(
+    network: Network,
+    *,
+    method: Method = "gradient",
+    targets: Sequence[int] = (),
+    confidence: float | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    penalty: float | None = None,
+    generations: int | None = None,
+    population: int | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Fooled:
+    """Fools a network, and draws how.
+
+    An evolution is saved every minute beside the folder, as NAME.evolution.npz, from which the same call goes on after
+    an interruption.
+
+    Args:
+      network: the network.
+      method: gradient ascent from noise, or evolution with pixels or with CPPNs as genomes.
+      targets: classes; none are all. Evolution evolves all classes, and these are kept.
+      confidence: see `fooling.ascend`, as all up to `penalty`; of the method gradient.
+      steps: at most.
+      step_size: root mean square of a step.
+      penalty: weight of the squared distance to the start.
+      generations: see `evolution.map_elites`; of the methods direct and cppn.
+      population: children of a generation.
+      seed: of the key.
+      output: the new folder; None calls it after the network and the method.
+      progress: is told in a sentence how far an evolution is.
+
+    Raises:
+      InputError: an argument is out of range or of another method, or the folder exists.
+    """
+    folder = results.new_folder(f"fool-{network.title}-{method}" if output is None else output)
+    given = {
+        "confidence": confidence,
+        "steps": steps,
+        "step_size": step_size,
+        "penalty": penalty,
+        "generations": generations,
+        "population": population,
+    }
+    settings = _settings(method, given)
+    classes = network.model.num_classes
+    wanted = np.asarray(checked_targets(np.array(targets), len(targets), classes)) if targets else np.arange(classes)
+    names = class_names(network)
+    about = {"command": "fool", "method": method, **settings, "seed": seed, **network.about()}
+    height, width, channels = network.spec.input_shape
+    shape = height, width, channels
+    arrays: dict[str, np.ndarray] = {"targets": wanted}
+    drawn: dict[str, Any] = {}
+    saved = folder.with_name(f"{folder.name}.evolution.npz")
+    moving: tuple[Any, ...] | None = None
+    if method == "gradient":
+        found = fooling.ascend(
+            network.model, network.state, wanted, key=jax.random.key(seed), image_shape=shape, **settings
+        )
+        images, sure = found.images, found.confidences
+        arrays |= {"steps": found.steps, "history": found.history}
+        published = None
+    else:
+        shown = wanted[_spread(len(wanted), FILM)]
+
+        def tell(done: int, confidences: np.ndarray) -> None:
+            progress(f"generation {done:,}: median confidence {figures.sure(float(np.median(confidences)))}")
+
+        evolved = evolve(
+            network,
+            method,
+            seed=seed,
+            generations=int(settings["generations"]),
+            population=int(settings["population"]),
+            shown=shown,
+            about=about | {"shown": shown.tolist()},
+            file=saved,
+            progress=tell,
+        )
+        images = evolution.images(evolved.archive, method, shape, targets=wanted)
+        sure = np.asarray(evolved.archive.confidences)[wanted]
+        arrays |= {"history": evolved.history, "frames": evolved.frames, "generations": evolved.generations}
+        published = PUBLISHED[method] if classes == len(imagenet.names()) else None
+        past = evolved.history[evolved.generations - 1][:, shown]
+        moving = evolved.frames, evolved.generations.tolist(), [names[k] for k in shown], past
+        drawn |= {
+            "generations": figures.generations(evolved.history, published=published),
+            "film": figures.film(*moving),
+        }
+    kept = to_bytes(np.asarray(images))
+    rounded = _confidences(network, kept, wanted)
+    arrays |= {"images": kept, "confidences": sure, "rounded": rounded}
+    some = _spread(len(wanted), SHEET)
+    note = f"{len(some)} of {len(wanted):,} classes" if len(some) < len(wanted) else ""
+    drawn["images"] = figures.sheet(
+        kept[some], [names[wanted[i]] for i in some], sure[some], columns=8 if note else 5, note=note
+    )
+    if note:
+        drawn["confidences"] = figures.confidences(sure, published=published)
+    files = results.write(folder, "fooling", arrays, about, drawn)
+    if moving is not None:
+        files.append(figures.animate(folder / "evolution.gif", *moving))
+        with contextlib.suppress(FileNotFoundError):
+            saved.unlink()
+    return Fooled(folder, files, wanted, sure, rounded, [names[k] for k in wanted])
+
+
+def class_names(network: Network) -> list[str]:
+    """What the network's logits stand for: as its description says, else as ImageNet's or a number."""
+    count = network.model.num_classes
+    for names in (network.spec.class_names, imagenet.names()):
+        if len(names) == count:
+            return list(names)
+    return [str(number) for number in range(count)]
+
+
+def _settings(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The method's settings, the defaults where nothing was given."""
+    for name, value in given.items():
+        if value is not None and name not in SETTINGS[method]:
+            raise InputError(f"{name} is {value}; expected none, as the method {method} has no such setting")
+    return {name: default if given[name] is None else given[name] for name, default in SETTINGS[method].items()}
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Numbers below the count, at equal distances, as many as there may be."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _confidences(network: Network, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How sure the network is of the images [N, H, W, C], 0 to 255."""
+
+    @jax.jit
+    def said(variables: Any, images: jax.Array) -> jax.Array:
+        logits: Any = network.model.apply(variables, images, train=False)
+        return jax.nn.softmax(logits.astype(jnp.float32))
+
+    size = affordable(network.model, network.state.variables, images.shape[1:])
+    parts = [
+        said(network.state.variables, jnp.asarray(images[some], jnp.float32) / 255)
+        for some in pieces(len(images), size)
+    ]
+    return np.asarray(join(parts, len(images)))[np.arange(len(images)), targets]

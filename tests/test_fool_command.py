@@ -1,0 +1,131 @@
+"""The command that fools a network: what it prints, draws and keeps, that it goes on, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from commands import invoke
+
+import jaxcnn
+from jaxcnn import models
+from jaxcnn import state as states
+from jaxcnn.analysis import evolution, fooling
+from jaxcnn.config import ModelSpec
+from jaxcnn.interop import weights
+from jaxcnn.report import evolving
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A random small network in a file of weights."""
+    spec = ModelSpec("mlp", {"width": 16, "depth": 2}, 10, (8, 8, 1), (0.3,), (0.4,), ())
+    path = tmp_path_factory.mktemp("weights") / "mlp.npz"
+    weights.write(path, spec, states.create(models.from_spec(spec), jax.random.key(0), spec.input_shape))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kept(path: Path):
+    with np.load(path) as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop("about")))
+
+
+def test_ascent_is_printed_and_kept(capsys, file, here):
+    given = ("mlp", "--weights", file, "--targets", "3", "0", "--confidence", "0.9", "--seed", "4", "--json")
+    status, out, _ = invoke(capsys, "fool", *given)
+    assert status == 0
+    printed = json.loads(out)
+    assert printed["output"] == "fool-mlp-gradient"
+    assert printed["targets"] == [3, 0]
+    assert printed["median_confidence"] == pytest.approx(np.median(printed["confidences"]))
+    assert sorted(path.name for path in (here / "fool-mlp-gradient").iterdir()) == sorted(printed["files"])
+    arrays, about = kept(here / "fool-mlp-gradient" / "fooling.npz")
+    model, state = jaxcnn.load("mlp", weights=file)
+    again = fooling.ascend(
+        model, state, np.array([3, 0]), key=jax.random.key(4), image_shape=(8, 8, 1), confidence=about["confidence"]
+    )
+    np.testing.assert_array_equal(arrays["images"], np.round(np.asarray(again.images) * 255))
+    np.testing.assert_array_equal(arrays["confidences"], np.float32(printed["confidences"]))
+    rounded = jax.nn.softmax(model.apply(state.variables, np.float32(arrays["images"]) / 255, train=False))
+    np.testing.assert_allclose(printed["rounded_confidences"], np.asarray(rounded)[[0, 1], [3, 0]], rtol=1e-5)
+
+
+EVOLVE = ("--method", "direct", "--generations", "24", "--population", "6", "--seed", "2")
+
+
+def test_evolution_goes_on_after_an_interruption(capsys, file, here, monkeypatch):
+    given = ("fool", "mlp", "--weights", file, *EVOLVE)
+    status, out, err = invoke(capsys, *given, "--output", "whole", "--targets", "1", "7", "--json")
+    assert status == 0
+    assert "generation 24: median confidence" in err
+    printed = json.loads(out)
+    assert {"fooling.npz", "generations.pdf", "film.png", "evolution.gif"} <= set(printed["files"])
+    model, state = jaxcnn.load("mlp", weights=file)
+    asked = {"key": jax.random.key(2), "encoding": "direct", "generations": 24, "population": 6}
+    found = evolution.map_elites(model, state, (8, 8, 1), **asked)
+    whole, _ = kept(here / "whole" / "fooling.npz")
+    np.testing.assert_array_equal(whole["history"], found.history)
+    np.testing.assert_array_equal(whole["confidences"], found.history[-1][[1, 7]])
+    assert whole["frames"].shape == (len(evolving.moments(24)), 2, 8, 8, 1)
+
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        calls.append(kwargs["generations"])
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    original = evolution.map_elites
+    monkeypatch.setattr(evolving, "SAVED", -1.0)  # saved at every look
+    monkeypatch.setattr(evolution, "map_elites", interrupted)
+    again = (*given, "--output", "parts", "--targets", "1", "7")
+    assert invoke(capsys, *again)[0] == 130
+    assert not (here / "parts").exists()
+    assert (here / "parts.evolution.npz").exists()
+    other, _, err = invoke(capsys, *given, "--output", "parts", "--seed", "9", "--targets", "1", "7")
+    assert other == 2
+    assert "parts.evolution.npz holds an evolution whose seed is 2; expected 9" in err
+    assert invoke(capsys, *again)[0] == 0
+    assert calls[9] == calls[8]  # from where it was, not from the beginning
+    assert not (here / "parts.evolution.npz").exists()
+    parts, _ = kept(here / "parts" / "fooling.npz")
+    for name, value in whole.items():
+        np.testing.assert_array_equal(parts[name], value)
+
+
+def test_a_damaged_evolution_is_told(capsys, file, here):
+    (here / "x.evolution.npz").write_bytes(b"PK nothing")
+    status, _, err = invoke(capsys, "fool", "mlp", "--weights", file, *EVOLVE, "--output", "x")
+    assert status == 2
+    assert "x.evolution.npz is no evolution that can go on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--targets", "10"], "targets hold class 10; expected classes in [0, 10)"),
+        (["--generations", "5"], "generations is 5; expected none, as the method gradient has no such setting"),
+        (["--method", "cppn", "--steps", "5"], "steps is 5; expected none"),
+        (["--method", "direct", "--population", "0"], "population is 0"),
+        (["--method", "cppn", "--generations", "0"], "generations is 0; expected at least 1"),
+        (["--confidence", "2"], "confidence is 2.0"),
+        (["--output", "."], "exists; expected a new folder"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence_and_leave_nothing(capsys, file, here, arguments, says):
+    status, out, err = invoke(capsys, "fool", "mlp", "--weights", file, *arguments)
+    assert (status, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert not list(here.iterdir())
