@@ -187,6 +187,15 @@ def metrics(directory: str | os.PathLike[str]) -> Metrics:
     return Metrics(Path(directory) / _METRICS)
 
 
+def environments(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Where a run was trained: what `environment` gave at its start, and whenever that had changed as it went on.
+
+    Raises:
+      CheckpointError: the file is missing or damaged.
+    """
+    return _environments(Path(directory) / _ENVIRONMENT)
+
+
 def environment(seed: int) -> dict[str, Any]:
     """What besides the experiment may change the numbers: versions, devices, source revision, and the seed.
 
@@ -275,11 +284,16 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _record_environment(path: Path, now: dict[str, Any]) -> None:
-    before = _load(path) if path.exists() else []
-    if not isinstance(before, list):
-        raise CheckpointError(f"{path} holds {type(before).__name__}; expected a list of environments")
+    before = _environments(path) if path.exists() else []
     if not before or before[-1] != now:
         _write_json(path, [*before, now])
+
+
+def _environments(path: Path) -> list[dict[str, Any]]:
+    known = _load(path)
+    if not isinstance(known, list):
+        raise CheckpointError(f"{path} holds {type(known).__name__}; expected a list of environments")
+    return known
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from jaxcnn.cli.lesion import lesion
 from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.maximize import maximize
 from jaxcnn.cli.networks import convert, probe, summary
+from jaxcnn.cli.report import report
 from jaxcnn.cli.runs import demo, evaluate, figures, train
 from jaxcnn.cli.saliency import occlusion, saliency, trust
 from jaxcnn.cli.search import search
@@ -40,6 +41,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         maximize,
         fool,
         attack,
+        report,
         study,
         search,
         models,
@@ -64,6 +66,7 @@ COMPILING = frozenset(
         "maximize",
         "fool",
         "attack",
+        "report",
         "study",
         "search",
     }

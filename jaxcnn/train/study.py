@@ -165,7 +165,8 @@ def _claim(study: Study, directory: Path, scale: Scale) -> None:
     """Writes what the directory holds."""
     directory.mkdir(parents=True, exist_ok=True)
     arms = {name: config.to_json(experiment) for name, experiment in study.arms(scale).items()}
-    value = {"name": study.name, "question": study.question, "source": study.source, "scale": scale, "arms": arms}
+    texts = {name: getattr(study, name) for name in ("name", "question", "source", "caption")}
+    value = {**texts, "scale": scale, "arms": arms}
     write_file(directory / _STUDY, (json.dumps(value, indent=2) + "\n").encode())
 
 

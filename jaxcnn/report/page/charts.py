@@ -1,0 +1,194 @@
+"""The page's charts, as Vega-Lite specifications; colours and fonts are the page's, so that they follow its scheme.
+
+Every chart over training has the parameter "zoom", whose x the page sets from its buttons and shares between charts;
+the other axis follows what is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+Point = Mapping[str, Any]
+
+POINTS = 400
+"""Points of one line at most."""
+_HEIGHT = 240
+_SHADES = 7  # colours that the page has; lines beyond them are dashed
+
+
+def learning(points: Sequence[Point], quantity: str, *, x: str, series: Sequence[str], thin: str | None = None) -> Any:
+    """One quantity over training, a line for each series.
+
+    Args:
+      points: each with `series`, `x`, `step`, and the quantity, which may be None.
+      quantity: "loss" or "accuracy".
+      x: what x is, "epoch" or "step".
+      series: in the order of the legend.
+      thin: a series that is drawn as a light line with no marks.
+
+    Returns:
+      The specification as JSON values.
+    """
+    shown = [point for point in points if point.get(quantity) is not None]
+    base = _base(shown, series)
+    y = alt.Y(f"{quantity}:Q", scale=_scale(quantity, [p[quantity] for p in shown]), axis=_axis(quantity), title=None)
+    lines = base.mark_line(strokeWidth=1.75, interpolate="linear").encode(y=y)
+    light = alt.condition(f"datum.series === {thin!r}", alt.value(0.55), alt.value(1)) if thin else alt.value(1)
+    nearest = alt.selection_point(
+        name="nearest", nearest=True, on="pointerover", clear="pointerout", fields=["x", "series"], empty=False
+    )
+    marks = base.mark_point(filled=True, size=64).encode(
+        y=y,
+        opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
+        tooltip=[
+            alt.Tooltip("series:N", title="series"),
+            alt.Tooltip("x:Q", title=x, format=".4~r"),
+            alt.Tooltip("step:Q", title="step", format=",d"),
+            alt.Tooltip(f"{quantity}:Q", title=quantity, format=".2%" if quantity == "accuracy" else ".4~r"),
+        ],
+    )
+    chart = alt.layer(
+        lines.encode(opacity=light, strokeDash=_dashes(series)).add_params(_zoom()), marks.add_params(nearest)
+    )
+    return _finished(chart, f"{quantity.capitalize()} over {x}s, a line for each of: {', '.join(series)}.")
+
+
+def bands(points: Sequence[Point], quantity: str, *, series: Sequence[str]) -> Any:
+    """Means over seeds with their intervals over the epochs, a band for each series.
+
+    Args:
+      points: each with `series`, `x`, `mean`, `low` and `high`; those of the interval may be None.
+      quantity: "accuracy", or one in whose name is "loss".
+      series: in the order of the legend.
+
+    Returns:
+      The specification as JSON values.
+    """
+    shown = [point for point in points if point["mean"] is not None]
+    base = _base(shown, series)
+    scale = _scale(quantity, [p["mean"] for p in shown])
+    y = alt.Y("mean:Q", scale=scale, axis=_axis(quantity), title=None)
+    # Where the axis is logarithmic, an interval that reaches below zero ends at the smallest mean.
+    floor = min((p["mean"] for p in shown), default=0.0)
+    low = f"max(datum.low, {floor!r})" if scale.to_dict().get("type") == "log" else "datum.low"
+    band = (
+        base.transform_filter("isValid(datum.low)")
+        .transform_calculate(bottom=low)
+        .mark_area(opacity=0.16, clip=True)
+        .encode(y=alt.Y("bottom:Q", scale=scale, axis=_axis(quantity), title=None), y2="high:Q")
+    )
+    lines = base.mark_line(strokeWidth=1.75).encode(y=y, strokeDash=_dashes(series))
+    nearest = alt.selection_point(
+        name="nearest", nearest=True, on="pointerover", clear="pointerout", fields=["x", "series"], empty=False
+    )
+    form = ".2%" if quantity == "accuracy" else ".4~r"
+    marks = base.mark_point(filled=True, size=64).encode(
+        y=y,
+        opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
+        tooltip=[
+            alt.Tooltip("series:N", title="arm"),
+            alt.Tooltip("x:Q", title="epoch", format=".4~r"),
+            alt.Tooltip("mean:Q", title=f"mean {quantity}", format=form),
+            alt.Tooltip("low:Q", title="interval from", format=form),
+            alt.Tooltip("high:Q", title="to", format=form),
+        ],
+    )
+    chart = alt.layer(lines.add_params(_zoom()), band, marks.add_params(nearest))
+    return _finished(chart, f"{quantity.capitalize()} over epochs, a band for each of: {', '.join(series)}.")
+
+
+def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> Any:
+    """An accuracy with its interval for each series, in a row of its own.
+
+    Args:
+      points: each with `series`, `mean`, `low` and `high`, shares; those of the interval may be None.
+      series: from above.
+      title: of the axis.
+
+    Returns:
+      The specification as JSON values.
+    """
+    base = alt.Chart(alt.Data(values=[_row(point) for point in points])).encode(
+        y=alt.Y("series:N", sort=list(series), title=None, axis=alt.Axis(labelLimit=140, ticks=False, domain=False)),
+        color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=None),
+        tooltip=[
+            alt.Tooltip("series:N", title="series"),
+            alt.Tooltip("mean:Q", title="accuracy", format=".2%"),
+            alt.Tooltip("low:Q", title="interval from", format=".2%"),
+            alt.Tooltip("high:Q", title="to", format=".2%"),
+        ],
+    )
+    x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(format="%", tickCount=5))
+    rules = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(x=x.copy(), x2="high:Q")
+    rules.encoding.x.shorthand = "low:Q"
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=x)
+    description = f"{title}, with its interval, for each of: {', '.join(series)}."
+    return _finished(alt.layer(rules, dots), description, height=44 + 30 * len(series))
+
+
+def averaged(points: Sequence[Point], quantities: Sequence[str]) -> list[dict[str, Any]]:
+    """At most `POINTS` points, each the mean of equally many neighbours, at the last one's place."""
+    width = math.ceil(len(points) / POINTS)
+    groups = [points[start : start + width] for start in range(0, len(points), width or 1)]
+    return [{**group[-1], **{q: _mean([point[q] for point in group]) for q in quantities}} for group in groups]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    mean = float(np.mean([math.nan if value is None else value for value in values]))
+    return mean if math.isfinite(mean) else None
+
+
+def _row(point: Point) -> dict[str, Any]:
+    """The point in JSON, which knows no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in point.items()}
+
+
+def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
+    rows = [_row(point) for point in points]
+    legend = alt.Legend(title=None, orient="top", columns=0, symbolType="stroke") if len(series) > 1 else None
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .transform_filter("!isArray(zoom.x) || inrange(datum.x, zoom.x)")
+        .encode(
+            x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend),
+        )
+    )
+
+
+def _zoom() -> Any:
+    # The wheel alone scrolls the page; with Ctrl, as pinching does, it zooms.
+    return alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey]")
+
+
+def _dashes(series: Sequence[str]) -> Any:
+    if len(series) <= _SHADES:
+        return alt.Undefined
+    dashes = [[1, 0], [5, 3], [1.5, 2.5]]
+    scale = alt.Scale(domain=list(series), range=[dashes[i // _SHADES % 3] for i in range(len(series))])
+    return alt.StrokeDash("series:N", scale=scale, legend=None)
+
+
+def _scale(quantity: str, values: Sequence[float]) -> alt.Scale:
+    if "loss" in quantity and values and min(values) > 0 and max(values) > 20 * min(values):
+        return alt.Scale(type="log", nice=False, padding=6)
+    return alt.Scale(zero=False, nice=False, padding=6)
+
+
+def _axis(quantity: str) -> alt.Axis:
+    if quantity == "accuracy":
+        return alt.Axis(format=".4~%", tickCount=5)
+    # Of the many lines of a logarithmic axis those at powers of ten stand out.
+    power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 0.001"
+    return alt.Axis(format=".3~r", tickCount=5, gridOpacity={"condition": {"test": power, "value": 0.9}, "value": 0.3})
+
+
+def _finished(chart: Any, description: str, height: int = _HEIGHT) -> dict[str, Any]:
+    fitted = alt.AutoSizeParams(type="fit", contains="padding")
+    sized = chart.properties(description=description, autosize=fitted, width="container", height=height)
+    return sized.to_dict()

@@ -1,0 +1,1 @@
+"""The sections of a run's page, one file and one template each; see `jaxcnn.report.page.section`."""

@@ -1,0 +1,116 @@
+"""A study: its question, what its arms came to, how they learned, and how they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config
+from jaxcnn.config import Experiment
+from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.report.page import charts, repetition
+from jaxcnn.report.page.rendering import Page, Part
+from jaxcnn.study import Scale, Study
+from jaxcnn.train import study_results
+from jaxcnn.train.study import outcomes, run_directory
+
+_FILE = "study.json"
+
+
+def is_study(directory: Path) -> bool:
+    """Whether a directory is a study's."""
+    return (directory / _FILE).is_file()
+
+
+def page(directory: Path) -> Page:
+    """The page of a study, of the seeds that have ended in every arm.
+
+    Raises:
+      CheckpointError: its file is damaged, or no seed has ended in every arm.
+    """
+    study, scale = _read(directory)
+    begun = {arm: _seeds(directory, arm) for arm in study.arms(scale)}
+    ended = [
+        seed
+        for seed in sorted(set.intersection(*map(set, begun.values())))
+        if all(outcomes(run_directory(directory, arm, seed)).read() for arm in begun)
+    ]
+    if not ended:
+        raise CheckpointError(
+            f"{directory} has no seed that has ended in all {len(begun)} arms; `jaxcnn study` goes on"
+        )
+    arms = study_results.collect(study, directory, scale=scale, seeds=ended)
+    rows, split = study_results.rows(arms, ended), study_results.held_out(study, scale)
+    unfinished = sorted({seed for seeds in begun.values() for seed in seeds} - set(ended))
+    points = [
+        {
+            "series": row.arm,
+            "mean": row.held_out_top1.mean,
+            "low": row.held_out_top1.low,
+            "high": row.held_out_top1.high,
+        }
+        for row in rows
+        if not math.isnan(row.held_out_top1.mean)
+    ]
+    titles = [point["series"] for point in points]
+    results = {
+        "rows": rows,
+        "split": split,
+        "seeds": ended,
+        "unfinished": unfinished,
+        "caption": study.caption,
+        "chart": charts.estimates(points, series=titles, title=f"{split} accuracy") if points else None,
+    }
+    command = ["jaxcnn", "study", study.name, "--scale", scale, "--run", f"{directory}-again"]
+    settings = {
+        "titles": list(arms),
+        "differing": repetition.differing(study.arms(scale)),
+        "commands": {"All arms": shlex.join([*command, "--seeds", *map(str, ended)])},
+    }
+    parts = [
+        Part("results", "Results", "study_results.html", results),
+        Part("curves", "Learning curves", "comparison_curves.html", {"charts": _curves(arms, split), "x": "epoch"}),
+        Part("settings", "Settings that differ", "comparison_settings.html", settings),
+    ]
+    return Page(study.question, f"Study {study.name}, {scale} scale", f"Source: {study.source}", parts)
+
+
+def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
+    names = {"training_loss": "training loss", "held_out_loss": f"{split} loss", "accuracy": f"{split} accuracy"}
+    drawn = {}
+    for quantity, lines in study_results.curves(arms).items():
+        points = []
+        for arm, curve in lines.items():
+            rows: list[dict[str, Any]] = [
+                dict(zip(("x", "mean", "low", "high"), map(float, point), strict=True))
+                for point in zip(*curve, strict=True)
+            ]
+            kept = charts.averaged(rows, ("mean", "low", "high"))
+            points += [{**row, "series": arm} for row in kept]
+        title = names[quantity]
+        drawn[title] = charts.bands(points, title if quantity != "accuracy" else quantity, series=list(arms))
+    return drawn
+
+
+def _read(directory: Path) -> tuple[Study, Scale]:
+    """The study as its directory describes it."""
+    file = directory / _FILE
+    try:
+        known = json.loads(file.read_bytes())
+        arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
+        name, question, source = (str(known[field]) for field in ("name", "question", "source"))
+        study = Study(name, question, source, quick=arms, paper=arms, caption=str(known.get("caption", "")))
+        scale: Scale = "paper" if known["scale"] == "paper" else "quick"
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return study, scale
+
+
+def _seeds(directory: Path, arm: str) -> list[int]:
+    names = [path.name.removeprefix("seed-") for path in (directory / arm).glob("seed-*")]
+    return sorted(int(name) for name in names if name.isdecimal())

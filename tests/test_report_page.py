@@ -1,0 +1,359 @@
+"""The report of a run, of two runs and of a study: what the page says, what it holds, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import math
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from commands import invoke
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+from sklearn.metrics import confusion_matrix
+
+import jaxcnn
+from jaxcnn import catalog, config
+from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig
+from jaxcnn.data import open_split
+from jaxcnn.errors import InputError
+from jaxcnn.report.page import accuracy, charts, repetition
+from jaxcnn.report.page.report import write_report
+from jaxcnn.report.page.section import sections
+from jaxcnn.run import Metrics
+from jaxcnn.train import loop
+from jaxcnn.train.evaluate import predict_run
+from jaxcnn.train.loop import train
+
+LENET = Experiment(
+    name="lenet5_digits",
+    model=ModelConfig("lenet5", {"activation": "relu", "pooling": "max"}),
+    data=DataConfig("digits", image_size=28, batch_size=240),
+    training=TrainingConfig(epochs=2, log_every=2),
+)
+
+
+class Reader(HTMLParser):
+    """What the tests ask of a page: its elements with their attributes, and the text of each section."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, str] = {"": ""}
+        self.json: list[object] = []
+        self._section, self._script = "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, found))
+        if tag == "section":
+            self._section = found["id"]
+            self.texts[self._section] = ""
+        self._script = found.get("type", "own") if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag):
+        if tag == "section":
+            self._section = ""
+        self._script = ""
+
+    def handle_data(self, data):
+        if self._script == "application/json":
+            self.json.append(json.loads(data))
+        elif not self._script:
+            self.texts[self._section] += data.replace("\u00a0", " ")
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "lenet"
+    train(LENET, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    assert write_report([run]) == run / "report.html"
+    return Reader((run / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def answers(run):
+    scores, logits, labels = predict_run(run)
+    return scores, logits, labels
+
+
+def test_the_page_states_the_accuracy_with_its_interval(page, answers):
+    scores, logits, labels = answers
+    right, count, z = int((logits.argmax(1) == labels).sum()), len(labels), stats.norm.ppf(0.975)
+    share = right / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)  # Wilson's interval in closed form
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    text = page.texts["summary"]
+    assert f"{scores.top1:.2%}".replace("%", " %") in text
+    assert f"{100 * (centre - half):.1f} to {100 * (centre + half):.1f} %" in text
+    assert f"{right} of {count} images" in text
+    assert "61,706" in text  # parameters of LeNet-5
+
+
+def test_the_confusion_matrix_counts_the_answers_and_opens_their_images(page, answers):
+    _, logits, labels = answers
+    predicted = logits.argmax(1)
+    expected = confusion_matrix(labels, predicted, labels=np.arange(10))
+    buttons = {b["data-cell"]: b["aria-label"] for b in page.all("button") if "data-cell" in b}
+    assert set(buttons) == {f"{i}-{j}" for i, j in zip(*np.nonzero(expected), strict=True)}
+    for cell, label in buttons.items():
+        i, j = map(int, cell.split("-"))
+        assert label.startswith(f"{expected[i, j]} of class {i} ")
+    [behind] = [found for found in page.json if "cells" in found]
+    images = open_split(LENET.data, "test", 0).read(np.arange(len(labels)))[0]
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = (probabilities / probabilities.sum(1, keepdims=True)).max(1)
+    for cell, indices in behind["cells"].items():
+        i, j = map(int, cell.split("-"))
+        assert len(indices) == min(expected[i, j], 24)
+        assert all(labels[k] == i and predicted[k] == j for k in indices)
+        assert (np.diff(confidence[indices]) <= 1e-6).all()
+    for index, source in list(behind["pictures"].items())[:5]:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+        np.testing.assert_array_equal(pixels, images[int(index), ..., 0])
+
+
+def test_the_curves_hold_the_records_of_the_run(page, run):
+    records = Metrics(run / "metrics.jsonl").read()
+    loss = next(found for found in page.json if "Loss" in str(found.get("description")))
+    drawn = [(point["series"], point["step"], point["loss"]) for point in loss["data"]["values"]]
+    names = {"train": "training", "test": "test"}
+    assert sorted(drawn) == sorted((names[r["split"]], r["step"], r["loss"]) for r in records)
+
+
+def test_the_page_needs_nothing_but_itself(page, run):
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert any("default-src 'none'" in attributes.get("content", "") for attributes in page.all("meta"))
+    assert (run / "report.html").stat().st_size < 5_000_000
+
+
+def test_the_page_can_be_read_aloud(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all(image["alt"] for image in page.all("img"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in page.elements}
+    for _, attributes in page.elements:
+        for name in ("aria-labelledby", "aria-controls"):
+            assert name not in attributes or attributes[name] in ids
+    assert [link["href"] for link in page.all("a")][1:] == [f"#{section['id']}" for section in page.all("section")]
+
+
+def test_the_sections_are_in_their_order(page):
+    shown = [section["id"] for section in page.all("section")]
+    assert shown == [name for name in sections() if name in shown]
+    assert {"summary", "curves", "confusion", "mistakes", "filters", "saliency"} <= set(shown)
+    assert {"layers", "settings", "environment"} <= set(shown)
+    positions = [section.position for section in sections().values()]
+    assert positions == sorted(set(positions))
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        catalog.load("lenet5_digits")[0],
+        LENET,
+        config.from_json(
+            Experiment,
+            config.to_json(LENET)
+            | {
+                "model": config.to_json(LENET.model)
+                | {"options": {"activation": "tanh", "pooling": "average"}, "zero_gamma": True},
+                "data": config.to_json(LENET.data) | {"augment": {"crop": 2.0, "flip": 0.5}, "directory": "/a b"},
+                "optimizer": config.to_json(LENET.optimizer) | {"milestones": [0.3, 0.6], "clip": 1.5},
+            },
+        ),
+    ],
+    ids=["as registered", "other numbers", "every kind of setting"],
+)
+def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch, experiment):
+    import shlex
+
+    seen = []
+
+    def remember(given, directory, **_):
+        seen.append((given, directory))
+        return loop.Result(str(directory), 0, None, 0.0, 0.0, True)
+
+    monkeypatch.setattr(loop, "train", remember)
+    words = shlex.split(repetition.command(experiment, "lenet").replace("\\\n", ""))
+    assert words[:3] == ["jaxcnn", "train", "lenet5_digits"]
+    status, _, err = invoke(capsys, *words[1:])
+    assert (status, err) == (0, "")
+    [(given, directory)] = seen
+    assert config.difference(given, experiment) is None
+    assert given.data.directory == experiment.data.directory
+    assert str(directory) == "runs/lenet-again"
+
+
+def test_what_no_flags_can_say_is_trained_again_from_python(monkeypatch):
+    experiment = Experiment(name="my 'own'", model=ModelConfig("mlp", {"width": 16}))
+    text = repetition.command(experiment, "mine")
+    assert text.startswith("python - <<'END'\n")
+    seen = []
+    monkeypatch.setattr(loop, "train", lambda given, directory: seen.append((given, directory)))
+    exec(text.partition("\n")[2].rpartition("\n")[0])
+    assert seen == [(experiment, "runs/mine-again")]
+
+
+def test_without_its_images_the_page_says_what_is_missing(run, tmp_path):
+    copy = tmp_path / "moved"
+    shutil.copytree(run, copy)
+    for file, change in (("experiment.json", ("data", {"dataset": "folder", "directory": str(tmp_path / "gone")})),):
+        known = json.loads((copy / file).read_text())
+        known[change[0]] |= change[1]
+        (copy / file).write_text(json.dumps(known))
+    found = Reader(write_report([copy]).read_text())
+    assert "Not on this page: Confusion matrix, Most confident mistakes and Saliency." in found.texts[""]
+    assert str(tmp_path / "gone") in found.texts[""]
+    assert not {"confusion", "mistakes", "saliency"} & found.texts.keys()
+    last = [r for r in Metrics(copy / "metrics.jsonl").read() if r["split"] == "test"][-1]
+    assert f"{last['top1']:.2%}".replace("%", " %") in found.texts["summary"]
+
+
+def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
+    monkeypatch.chdir(tmp_path)
+    other = Experiment(
+        name="other", model=ModelConfig("mlp", {"width": 16}), data=LENET.data, training=TrainingConfig(epochs=1)
+    )
+    train(other, tmp_path / "mlp")
+    status, out, _ = invoke(capsys, "report", run, tmp_path / "mlp", "--json")
+    assert status == 0
+    assert json.loads(out)["output"] == "report-lenet-and-mlp.html"
+    found = Reader((tmp_path / "report-lenet-and-mlp.html").read_text())
+    _, logits, labels = answers
+    first, second = logits.argmax(1) == labels, predict_run(tmp_path / "mlp")[1].argmax(1) == labels
+    text = found.texts["disagreement"]
+    assert f"Only lenet gets right {(first & ~second).sum()} images" in text
+    assert f"Only mlp gets right {(second & ~first).sum()} images" in text
+    assert f"All get wrong {(~second & ~first).sum()} images" in text
+    assert "model.name" in found.texts["settings"]
+    assert "data.batch_size" not in found.texts["settings"].partition("Commands")[0]
+
+
+def test_a_study_is_shown_with_the_seeds_that_have_ended(tmp_path):
+    scores = {"slow": [0.50, 0.60], "fast": [0.80, 0.84]}
+    arms = {
+        arm: config.to_json(Experiment(name=arm, training=TrainingConfig(epochs=i + 1))) for i, arm in enumerate(scores)
+    }
+    about = {
+        "name": "rates",
+        "question": "Which is <better>?",
+        "source": "none",
+        "caption": "Read & see.",
+        "scale": "quick",
+    }
+    (tmp_path / "study.json").write_text(json.dumps({**about, "arms": arms}))
+    for arm, values in scores.items():
+        for seed, top1 in enumerate(values):
+            folder = tmp_path / arm / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            for step in (1, 2):
+                for split in ("train", "test"):
+                    Metrics(folder / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": top1})
+            Metrics(folder / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
+    (tmp_path / "fast" / "seed-2").mkdir()
+    found = Reader(write_report([tmp_path]).read_text())
+    assert "Which is <better>?" in found.texts[""]
+    half = stats.t.ppf(0.975, 1) * np.std(scores["slow"], ddof=1) / math.sqrt(2)
+    text = " ".join(found.texts["results"].split())
+    assert f"slow 2 1.0000 ± 0.0000 1.0000 ± 0.0000 55.00 % ± {100 * half:.2f} %" in text
+    assert "seeds 2" in text
+    assert "Read & see." in text
+    assert "training.epochs" in found.texts["settings"]
+    assert "jaxcnn study rates" in found.texts["settings"]
+
+
+def test_a_page_is_replaced_and_nothing_else(run, tmp_path, capsys):
+    own, foreign = tmp_path / "new" / "page.html", tmp_path / "notes.html"
+    for _ in range(2):
+        assert invoke(capsys, "report", run, "--output", own)[0] == 0
+    foreign.write_text("my notes")
+    for path in (foreign, tmp_path):
+        status, _, err = invoke(capsys, "report", run, "--output", path)
+        assert status == 2
+        assert "expected a new file, as --output FILE" in err
+    assert foreign.read_text() == "my notes"
+
+
+def test_mistakes_are_refused_in_a_sentence(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    unsaved = tmp_path / "unsaved"
+    shutil.copytree(run, unsaved)
+    shutil.rmtree(unsaved / "checkpoints")
+    for arguments, said in (
+        ([tmp_path / "none"], "is not there; expected a run's or a study's directory"),
+        ([run / "metrics.jsonl"], "is a file; expected"),
+        ([tmp_path / "empty"], "is not a run directory"),
+        ([run, run], "names a run twice"),
+        ([unsaved], "checkpoint"),
+    ):
+        status, _, err = invoke(capsys, "report", *arguments)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert said in err
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_the_shares_from_which_the_one_seen_is_not_far(counts):
+    correct, examples = counts
+    found = accuracy.accuracy("test", correct, examples)
+    z = stats.norm.ppf(0.975)
+    for end in (found.low, found.high):
+        far = z * math.sqrt(end * (1 - end) / examples)
+        assert abs(found.share - end) == pytest.approx(far, abs=1e-6)
+    assert -1e-12 <= found.low <= found.share <= found.high <= 1 + 1e-12
+
+
+@given(st.lists(st.floats(-1e3, 1e3), max_size=2000))
+def test_lines_of_many_points_are_averaged(values):
+    points = [{"x": i, "loss": value} for i, value in enumerate(values)]
+    kept = charts.averaged(points, ("loss",))
+    assert len(kept) <= charts.POINTS
+    if values:
+        assert kept[-1]["x"] == len(values) - 1
+        width = math.ceil(len(values) / len(kept))
+        assert kept[0]["loss"] == pytest.approx(np.mean(values[:width]))
+
+
+def test_the_sign_test_is_the_binomial_of_the_images_that_only_one_gets_right():
+    first, second = np.array([True] * 10 + [False] * 4), np.array([False] * 8 + [True] * 6)
+    only_first, only_second, probability = accuracy.sign_test(first, second)
+    assert (only_first, only_second) == (8, 4)
+    assert probability == pytest.approx(min(1.0, 2 * sum(math.comb(12, k) for k in range(5)) / 2**12))
+    assert accuracy.sign_test(first, first) == (0, 0, 1.0)
+
+
+def test_runs_of_other_classes_are_not_compared(run, monkeypatch):
+    from jaxcnn.report.page import comparison
+    from jaxcnn.report.page.opened import open_run
+
+    one, other = open_run(run), open_run(run)
+    object.__setattr__(
+        other.network,
+        "spec",
+        config.from_json(config.ModelSpec, config.to_json(other.network.spec) | {"class_names": ["a", "b"]}),
+    )
+    with pytest.raises(InputError, match="has 2 classes, a, b"):
+        comparison.page([one, other])
+    assert jaxcnn.load(run)
