@@ -50,9 +50,9 @@ def polynomial_mutation(
     values: Float[Array, ...],
     rate: ArrayLike,
     *,
-    low: float = 0.0,
-    high: float = 1.0,
-    strength: float = STRENGTH,
+    low: ArrayLike = 0.0,
+    high: ArrayLike = 1.0,
+    strength: ArrayLike = STRENGTH,
 ) -> Float[Array, ...]:
     """Changes some of the values, rather a little than a lot.
 
