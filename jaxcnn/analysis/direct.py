@@ -50,8 +50,8 @@ def polynomial_mutation(
     values: Float[Array, ...],
     rate: ArrayLike,
     *,
-    low: ArrayLike = 0.0,
-    high: ArrayLike = 1.0,
+    low: float = 0.0,
+    high: float = 1.0,
     strength: ArrayLike = STRENGTH,
 ) -> Float[Array, ...]:
     """Changes some of the values, rather a little than a lot.
