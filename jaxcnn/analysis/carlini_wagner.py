@@ -50,7 +50,8 @@ def carlini_wagner(
       labels: integers [N], the classes that are right.
       targets: see `attacks.fgsm`.
       searches: values of c, at least 1.
-      steps: of Adam with each, at least 1.
+      steps: of Adam with each, at least 1; the first sees the image itself. A black or white pixel changes only after
+        some 5 / learning_rate of them, as tanh is flat there.
       learning_rate: of Adam, above 0.
       constant: the first c, above 0.
       confidence: by how much the logit of the other class shall exceed, at least 0.
