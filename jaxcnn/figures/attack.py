@@ -111,10 +111,10 @@ def examples(
         show(original, pictures[number])
         show(change, np.clip(0.5 + factor * changes[number], 0, 1))
         show(result, changed[number])
-        _below(original, classes[number], width, share=before[number])
+        _below(original, classes[number], width, share=float(before[number]))
         _below(change, f"× {factor:g}, {_size(changes[number], norm)}", width)  # noqa: RUF001
         mark, color = ("✗ ", style.WRONG) if reached[number] else ("", "black")
-        _below(result, mark + taken_for[number], width, color, share=after[number])
+        _below(result, mark + taken_for[number], width, color, share=float(after[number]))
     for unused in triples[count:]:
         for panel in unused:
             panel.remove()
