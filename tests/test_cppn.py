@@ -50,7 +50,7 @@ def test_mutations_stay_in_range_and_grow_with_it():
     unit = polynomial_mutation(key, values, 0.5)
     assert unit.min() >= 0
     assert unit.max() <= 1
-    wide = polynomial_mutation(key, 6 * values - 3, 0.5, low=-3, high=3)
+    wide = polynomial_mutation(key, 6 * values - 3, 0.5, low=-3.0, high=3.0)
     np.testing.assert_allclose(wide, 6 * unit - 3, atol=1e-5)
 
 
@@ -101,6 +101,7 @@ def by_hand(genome: Genome, inputs: np.ndarray, outputs: int) -> np.ndarray:
     return np.stack([value(len(inputs) + i) for i in range(outputs)])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6))
 @settings(deadline=None, max_examples=10)
 def test_a_graph_is_evaluated_as_node_by_node(seed):
@@ -114,6 +115,7 @@ def test_a_graph_is_evaluated_as_node_by_node(seed):
 evaluated = jax.jit(partial(cppn.evaluate, outputs=3))
 
 
+@pytest.mark.slow
 def test_points_are_evaluated_in_blocks_without_a_difference(monkeypatch):
     genomes, points = grown(1), cppn.coordinates(9, 11)
     whole = cppn.evaluate(genomes, points, 3)

@@ -65,6 +65,7 @@ def test_evolution_is_map_elites():
     np.testing.assert_allclose(found.archive.genomes, genomes, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["direct", "cppn"])
 def test_the_archive_keeps_the_best_of_every_class(encoding):
     found = evolve(encoding, generations=25)
@@ -96,6 +97,7 @@ def test_the_same_key_gives_the_same_bits_and_so_do_parts(encoding):
     np.testing.assert_array_equal(np.concatenate([history, second.history]), whole.history)
 
 
+@pytest.mark.slow
 def test_children_beyond_the_chunks_change_nothing():
     np.testing.assert_allclose(evolve(chunk=10).history, evolve(chunk=3).history, rtol=1e-5)
 

@@ -63,6 +63,7 @@ def test_ascent_is_printed_and_kept(capsys, file, here):
 EVOLVE = ("--method", "direct", "--generations", "24", "--population", "6", "--seed", "2")
 
 
+@pytest.mark.slow
 def test_evolution_goes_on_after_an_interruption(capsys, file, here, monkeypatch):
     given = ("fool", "mlp", "--weights", file, *EVOLVE)
     status, out, err = invoke(capsys, *given, "--output", "whole", "--targets", "1", "7", "--json")

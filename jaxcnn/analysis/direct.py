@@ -52,7 +52,7 @@ def polynomial_mutation(
     *,
     low: float = 0.0,
     high: float = 1.0,
-    strength: float = STRENGTH,
+    strength: ArrayLike = STRENGTH,
 ) -> Float[Array, ...]:
     """Changes some of the values, rather a little than a lot.
 

@@ -140,7 +140,7 @@ def _rectified(
 
     def rule(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
         nonlocal met
-        x = _rectifies(equation, operands, zeros)
+        x = rectifies(equation, operands, zeros)
         if x is None:
             return None
         met = True
@@ -158,19 +158,19 @@ _MARK = "<normalisation>"
 _COPYING = (lax.broadcast_in_dim_p, lax.convert_element_type_p, lax.reshape_p)
 
 
+def mark_normalisation(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    """For `nn.intercept_methods`: names what normalisation layers compute, so that none of it is taken for a ReLU."""
+    with jax.named_scope(_MARK) if isinstance(context.module, _NORMALISATIONS) else nullcontext():
+        return call(*args, **kwargs)
+
+
 def _marked(model: nn.Module, variables: Any, images: Array) -> Any:
-    """The logits; what normalisation layers compute is told by its name."""
-
-    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        with jax.named_scope(_MARK) if isinstance(context.module, _NORMALISATIONS) else nullcontext():
-            return call(*args, **kwargs)
-
-    with nn.intercept_methods(intercept):
+    with nn.intercept_methods(mark_normalisation):
         return logits(model, variables, images)
 
 
-def _rectifies(equation: JaxprEqn, operands: Sequence[Any], zeros: set[Var]) -> Any:
-    """x, if the equation is the max(x, 0) of a ReLU; None if not.
+def rectifies(equation: JaxprEqn, operands: Sequence[Any], zeros: set[Var]) -> Any:
+    """x, if the equation is the max(x, 0) of a ReLU, of a program traced with `mark_normalisation`; None if not.
 
     Args:
       equation: of a program that is run.

@@ -59,8 +59,8 @@ def max_pool(
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), around)
 
 
-def _forward(x: Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> tuple[Array, tuple[Array, Array]]:
-    y: Any = max_pool(x, window, strides, padding)
+def _forward(x: Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> tuple[Any, tuple[Any, Any]]:
+    y = max_pool(x, window, strides, padding)
     return y, (x, y)
 
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.core import Tracer
-from jax.extend.core import JaxprEqn
+from jax.extend.core import JaxprEqn, Var
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import layers, watched
-from jaxcnn.analysis.guided import rectifies
+from jaxcnn.analysis.guided import mark_normalisation, rectifies
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.objectives import IMAGE, LOGITS, PARAMETERS, Objective, Seen
 from jaxcnn.analysis.parametrization import Parametrization, fourier
@@ -278,15 +278,17 @@ def _look(model: nn.Module, variables: Any, images: Array, objective: Objective,
                 seen.setdefault(name, output.astype(jnp.float32))
             return output
 
-        logits = watched(model, record, variables, images)
+        with nn.intercept_methods(mark_normalisation):
+            logits = watched(model, record, variables, images)
         return {**seen, LOGITS: logits.astype(jnp.float32)}
 
-    return rewrite(look, partial(_rule, redirect))(variables, images)
+    zeros: set[Var] = set()
 
+    def rule(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
+        x = rectifies(equation, operands, zeros) if redirect else None
+        return faster(equation, operands) if x is None else [_relu(x)]
 
-def _rule(redirect: bool, equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
-    x = rectifies(equation, operands) if redirect else None
-    return faster(equation, operands) if x is None else [_relu(x)]
+    return rewrite(look, rule)(variables, images)
 
 
 @jax.custom_vjp

@@ -163,20 +163,8 @@ _WEIGHING = {"mul", "div", "dot_general", "convolution", "conv_general_dilated"}
 _CHOOSING = {"reduce_window_max", "reduce_max", "max", "min", "reduce_min"}
 _ACTIVATING = {"tanh", "max", "min", "clamp", "erf", "abs", "log1p", "expm1"}
 _SCALING = {
-    "logistic",
-    "erfc",
-    "exp",
-    "exp2",
-    "pow",
-    "integer_pow",
-    "square",
-    "sqrt",
-    "rsqrt",
-    "log",
-    "sign",
-    "floor",
-    "round",
-}
+    "erfc", "exp", "exp2", "floor", "integer_pow", "log", "logistic", "pow", "round", "rsqrt", "sign", "sqrt", "square",
+}  # fmt: skip
 _ASKING = {"gt", "ge", "lt", "le", "eq", "ne", "argmax", "argmin", "stop_gradient"}
 
 
