@@ -12,7 +12,7 @@ from jaxcnn.figures import pixels
 
 def test_a_map_runs_from_black_at_zero_to_the_last_colour_at_its_own_percentile():
     ramp = np.linspace(0, 1, 101).reshape(1, 1, 101)
-    shown = pixels.heat(np.concatenate([ramp, 5 * ramp]), percentile=50)
+    shown = pixels.heat(np.concatenate([ramp, 5 * ramp]), percentile=50.0)
     np.testing.assert_array_equal(shown[0], shown[1])  # the scale is each map's own
     colors = mpl.colormaps["magma"]
     np.testing.assert_array_equal(shown[0, 0, 0], colors(0.0, bytes=True)[:3])
