@@ -62,6 +62,7 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag):
         if tag == "section":
             self._section = ""
+        self.texts[self._section] += " "
         self._script = ""
 
     def handle_data(self, data):
@@ -69,6 +70,9 @@ class Reader(HTMLParser):
             self.json.append(json.loads(data))
         elif not self._script:
             self.texts[self._section] += data.replace("\u00a0", " ")
+
+    def text(self, section):
+        return " ".join(self.texts[section].split())
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -99,7 +103,7 @@ def test_the_page_states_the_accuracy_with_its_interval(page, answers):
     share = right / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)  # Wilson's interval in closed form
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    text = page.texts["summary"]
+    text = page.text("summary")
     assert f"{scores.top1:.2%}".replace("%", " %") in text
     assert f"{100 * (centre - half):.1f} to {100 * (centre + half):.1f} %" in text
     assert f"{right} of {count} images" in text
@@ -225,11 +229,11 @@ def test_without_its_images_the_page_says_what_is_missing(run, tmp_path):
         known[change[0]] |= change[1]
         (copy / file).write_text(json.dumps(known))
     found = Reader(write_report([copy]).read_text())
-    assert "Not on this page: Confusion matrix, Most confident mistakes and Saliency." in found.texts[""]
-    assert str(tmp_path / "gone") in found.texts[""]
-    assert not {"confusion", "mistakes", "saliency"} & found.texts.keys()
+    assert "Not on this page: Confusion matrix, Most confident mistakes, Saliency and Maximised images." in found.text("")
+    assert str(tmp_path / "gone") in found.text("")
+    assert not {"confusion", "mistakes", "saliency", "maximised"} & found.texts.keys()
     last = [r for r in Metrics(copy / "metrics.jsonl").read() if r["split"] == "test"][-1]
-    assert f"{last['top1']:.2%}".replace("%", " %") in found.texts["summary"]
+    assert f"{last['top1']:.2%}".replace("%", " %") in found.text("summary")
 
 
 def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
@@ -244,12 +248,12 @@ def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
     found = Reader((tmp_path / "report-lenet-and-mlp.html").read_text())
     _, logits, labels = answers
     first, second = logits.argmax(1) == labels, predict_run(tmp_path / "mlp")[1].argmax(1) == labels
-    text = found.texts["disagreement"]
+    text = found.text("disagreement")
     assert f"Only lenet gets right {(first & ~second).sum()} images" in text
     assert f"Only mlp gets right {(second & ~first).sum()} images" in text
     assert f"All get wrong {(~second & ~first).sum()} images" in text
-    assert "model.name" in found.texts["settings"]
-    assert "data.batch_size" not in found.texts["settings"].partition("Commands")[0]
+    assert "model.name" in found.text("settings")
+    assert "data.batch_size" not in found.text("settings").partition("Commands")[0]
 
 
 def test_a_study_is_shown_with_the_seeds_that_have_ended(tmp_path):
@@ -275,14 +279,14 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(tmp_path):
             Metrics(folder / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
     (tmp_path / "fast" / "seed-2").mkdir()
     found = Reader(write_report([tmp_path]).read_text())
-    assert "Which is <better>?" in found.texts[""]
+    assert "Which is <better>?" in found.text("")
     half = stats.t.ppf(0.975, 1) * np.std(scores["slow"], ddof=1) / math.sqrt(2)
-    text = " ".join(found.texts["results"].split())
+    text = found.text("results")
     assert f"slow 2 1.0000 ± 0.0000 1.0000 ± 0.0000 55.00 % ± {100 * half:.2f} %" in text
     assert "seeds 2" in text
     assert "Read & see." in text
-    assert "training.epochs" in found.texts["settings"]
-    assert "jaxcnn study rates" in found.texts["settings"]
+    assert "training.epochs" in found.text("settings")
+    assert "jaxcnn study rates" in found.text("settings")
 
 
 def test_a_page_is_replaced_and_nothing_else(run, tmp_path, capsys):

@@ -21,6 +21,9 @@ from jaxcnn.report.subject import Network, open_network
 from jaxcnn.train import diagnostics
 from jaxcnn.train.evaluate import Evaluation, Evaluator, open_run_split
 
+SMALL = 50_000_000
+"""Multiply-adds of an image up to which a page waits for what takes hundreds of gradients."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -101,6 +104,22 @@ class Opened:
         """The network's table."""
         spec = self.network.spec
         return summary.table(self.network.model, spec.input_shape, name=spec.name)
+
+    def require_small(self, command: str) -> None:
+        """Refuses a network for which the page would have to be waited for.
+
+        Args:
+          command: that does what the page does not.
+
+        Raises:
+          InputError: it has more than `SMALL` multiply-adds.
+        """
+        cost = self.costs.totals.multiply_adds
+        if cost > SMALL:
+            raise InputError(
+                f"the network has {cost:,} multiply-adds; expected at most {SMALL:,} on a page, and of any number "
+                f"`{command} {self.directory}` takes its time"
+            )
 
     @cached_property
     def answers(self) -> Answers:
