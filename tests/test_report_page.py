@@ -229,7 +229,9 @@ def test_without_its_images_the_page_says_what_is_missing(run, tmp_path):
         known[change[0]] |= change[1]
         (copy / file).write_text(json.dumps(known))
     found = Reader(write_report([copy]).read_text())
-    assert "Not on this page: Confusion matrix, Most confident mistakes, Saliency and Maximised images." in found.text("")
+    assert "Not on this page: Confusion matrix, Most confident mistakes, Saliency and Maximised images." in found.text(
+        ""
+    )
     assert str(tmp_path / "gone") in found.text("")
     assert not {"confusion", "mistakes", "saliency", "maximised"} & found.texts.keys()
     last = [r for r in Metrics(copy / "metrics.jsonl").read() if r["split"] == "test"][-1]

@@ -21,6 +21,7 @@ from jaxcnn.analysis import parametrization as spaces
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.objectives import Objective, channel, log_probability, logit
 from jaxcnn.analysis.parametrization import Parametrization
+from jaxcnn.analysis.transforms import robust
 from jaxcnn.data import imagenet
 from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
 from jaxcnn.errors import InputError, RunError
@@ -223,6 +224,10 @@ def draw_maximized(
     kept = _Kept(folder, about)
     found: dict[str, np.ndarray] = {}
     traces: dict[str, np.ndarray] = {}
+    for way in ways.values():
+        changes = robust(*space.shape[:2]) if way.robust else ()
+        asked = wanted(way, np.array(numbers, np.int32))
+        maximize.check(network.model, network.state, asked, way.space, changes)
     size = affordable(network.model, network.state.variables, space.shape)
     for row, (title, way) in enumerate(ways.items()):
         parts = []
