@@ -88,7 +88,7 @@ def examples(
         raise InputError(f"success is {reached.dtype} of shape {reached.shape}; expected booleans of shape {(count,)}")
     captions(count, classes, probabilities)
     captions(count, taken_for, taken_probabilities)
-    before, after = np.asarray(probabilities), np.asarray(taken_probabilities)
+    before, after = (np.asarray(values, float).tolist() for values in (probabilities, taken_probabilities))
     changes = changed.astype(float) - pictures
 
     blocks = 2 if width > 1.5 * style.COLUMN and count > 1 else 1
