@@ -44,7 +44,7 @@ def test_features_of_a_random_network_already_tell_digits_apart(capsys, lenet):
     [
         (["--dataset", "digts"], "did you mean digits"),
         (["--dataset", "digits"], "lenet5 got images of 8x8"),
-        (["--dataset", "digits", "--image-size", "28", "--seed", "-1"], "a seed of at least 0"),
+        (["--dataset", "digits", "--image-size", "28", "--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--dataset", "digits", "--image-size", "28", "--penalty", "nan"], "penalty is nan"),
         (["--dataset", "digits", "--limit", "0"], "limit 0"),
     ],
