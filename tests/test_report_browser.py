@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_report_page import LENET
 
+from jaxcnn.report.page import opened
 from jaxcnn.report.page.report import write_report
 from jaxcnn.train.loop import train
 
@@ -29,7 +30,9 @@ def page(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs")
     train(LENET, folder / "lenet")
-    file = write_report([folder / "lenet"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opened, "SMALL", 0)  # without what is sought by hundreds of gradients
+        file = write_report([folder / "lenet"])
     options = webdriver.ChromeOptions()
     options.binary_location = str(found[0])
     quiet = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"

@@ -258,31 +258,33 @@ def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
     assert "data.batch_size" not in found.text("settings").partition("Commands")[0]
 
 
-def test_a_study_is_shown_with_the_seeds_that_have_ended(tmp_path):
-    scores = {"slow": [0.50, 0.60], "fast": [0.80, 0.84]}
-    arms = {
-        arm: config.to_json(Experiment(name=arm, training=TrainingConfig(epochs=i + 1))) for i, arm in enumerate(scores)
-    }
-    about = {
-        "name": "rates",
-        "question": "Which is <better>?",
-        "source": "none",
-        "caption": "Read & see.",
-        "scale": "quick",
-    }
-    (tmp_path / "study.json").write_text(json.dumps({**about, "arms": arms}))
-    for arm, values in scores.items():
+SCORES = {"slow": [0.50, 0.60], "fast": [0.80, 0.84]}
+"""Accuracies of the arms of a study, by seed."""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study's directory, in which one seed of one arm has not ended."""
+    arms = {arm: config.to_json(Experiment(training=TrainingConfig(epochs=i + 1))) for i, arm in enumerate(SCORES)}
+    texts = {"name": "rates", "question": "Which is <better>?", "source": "none", "caption": "Read & see."}
+    folder = tmp_path / "study"
+    for arm, values in SCORES.items():
         for seed, top1 in enumerate(values):
-            folder = tmp_path / arm / f"seed-{seed}"
-            folder.mkdir(parents=True)
+            run = folder / arm / f"seed-{seed}"
+            run.mkdir(parents=True)
             for step in (1, 2):
                 for split in ("train", "test"):
-                    Metrics(folder / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": top1})
-            Metrics(folder / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
-    (tmp_path / "fast" / "seed-2").mkdir()
-    found = Reader(write_report([tmp_path]).read_text())
+                    Metrics(run / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": top1})
+            Metrics(run / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
+    (folder / "fast" / "seed-2").mkdir()
+    (folder / "study.json").write_text(json.dumps({**texts, "scale": "quick", "arms": arms}))
+    return folder
+
+
+def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
+    found = Reader(write_report([study]).read_text())
     assert "Which is <better>?" in found.text("")
-    half = stats.t.ppf(0.975, 1) * np.std(scores["slow"], ddof=1) / math.sqrt(2)
+    half = stats.t.ppf(0.975, 1) * np.std(SCORES["slow"], ddof=1) / math.sqrt(2)
     text = found.text("results")
     assert f"slow 2 1.0000 ± 0.0000 1.0000 ± 0.0000 55.00 % ± {100 * half:.2f} %" in text
     assert "seeds 2" in text
@@ -291,19 +293,19 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(tmp_path):
     assert "jaxcnn study rates" in found.text("settings")
 
 
-def test_a_page_is_replaced_and_nothing_else(run, tmp_path, capsys):
+def test_a_page_is_replaced_and_nothing_else(study, tmp_path, capsys):
     own, foreign = tmp_path / "new" / "page.html", tmp_path / "notes.html"
     for _ in range(2):
-        assert invoke(capsys, "report", run, "--output", own)[0] == 0
+        assert invoke(capsys, "report", study, "--output", own)[0] == 0
     foreign.write_text("my notes")
     for path in (foreign, tmp_path):
-        status, _, err = invoke(capsys, "report", run, "--output", path)
+        status, _, err = invoke(capsys, "report", study, "--output", path)
         assert status == 2
         assert "expected a new file, as --output FILE" in err
     assert foreign.read_text() == "my notes"
 
 
-def test_mistakes_are_refused_in_a_sentence(run, tmp_path, capsys):
+def test_mistakes_are_refused_in_a_sentence(run, study, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     unsaved = tmp_path / "unsaved"
     shutil.copytree(run, unsaved)
@@ -313,6 +315,7 @@ def test_mistakes_are_refused_in_a_sentence(run, tmp_path, capsys):
         ([run / "metrics.jsonl"], "is a file; expected"),
         ([tmp_path / "empty"], "is not a run directory"),
         ([run, run], "names a run twice"),
+        ([run, study], "is a study's directory; expected runs"),
         ([unsaved], "checkpoint"),
     ):
         status, _, err = invoke(capsys, "report", *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,7 @@ def html(page: Page) -> str:
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
+@functools.cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed in the version that Altair's specifications are for."""
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
