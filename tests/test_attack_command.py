@@ -121,6 +121,7 @@ def test_photographs_without_labels_are_what_the_network_takes_them_for(capsys, 
     ("arguments", "says"),
     [
         (["--method", "deep_fool"], "unknown attack 'deep_fool'; did you mean deepfool"),
+        (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--epsilon", "-1"], "epsilon is -1; expected a number of at least 0, as 0.03 or 8/255"),
         (["--epsilon", "nan"], "epsilon is nan; expected a number of at least 0"),
         (["--epsilon", "1/0"], "epsilon is 1/0; expected a number of at least 0"),

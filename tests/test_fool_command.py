@@ -120,6 +120,7 @@ def test_a_damaged_evolution_is_told(capsys, file, here):
         (["--method", "cppn", "--steps", "5"], "steps is 5; expected none"),
         (["--method", "direct", "--population", "0"], "population is 0"),
         (["--method", "cppn", "--generations", "0"], "generations is 0; expected at least 1"),
+        (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--confidence", "2"], "confidence is 2.0"),
         (["--output", "."], "exists; expected a new folder"),
     ],

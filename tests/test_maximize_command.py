@@ -162,6 +162,7 @@ def test_a_process_that_was_killed_goes_on(run, here, how):
         (["--l1", "nan"], "the weight of the L1 penalty is nan"),
         (["--l2", "-1"], "the weight of the L2 penalty is -1.0"),
         (["--total-variation", "inf"], "the weight of the total variation penalty is inf"),
+        (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--steps", "0"], "steps is 0; expected at least 1"),
         (["--image-size", "9"], "image size is 9"),
         (["--output", "."], "exists; expected a new folder"),

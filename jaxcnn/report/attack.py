@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from jaxcnn.analysis import adversarial, attribution
 from jaxcnn.analysis.adversarial import Attack
 from jaxcnn.analysis.robustness import Robustness, robust_accuracy
+from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import attack as figures
 from jaxcnn.report import results
@@ -94,6 +95,7 @@ def draw_attack(
         "linf": tuple(map(distance, epsilons or EPSILONS)),
         "l2": tuple(map(distance, epsilons_l2 or EPSILONS_L2)),
     }
+    check_seed(seed)
     chosen = choose(subject, limit=limit)
     labels = _labels(chosen)
     wanted = choose(subject, targets, limit=limit).targets if targets else None

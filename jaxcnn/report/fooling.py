@@ -15,6 +15,7 @@ import numpy as np
 from jaxcnn.analysis import evolution, fooling
 from jaxcnn.analysis.checks import checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.config import check_seed
 from jaxcnn.data import imagenet
 from jaxcnn.errors import InputError
 from jaxcnn.figures import fooling as figures
@@ -113,6 +114,7 @@ def draw_fooling(
     Raises:
       InputError: an argument is out of range or of another method, or the folder exists.
     """
+    check_seed(seed)
     folder = results.new_folder(f"fool-{network.title}-{method}" if output is None else output)
     given = {
         "confidence": confidence,

@@ -22,12 +22,13 @@ from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.objectives import Objective, channel, log_probability, logit
 from jaxcnn.analysis.parametrization import Parametrization
 from jaxcnn.analysis.transforms import robust
+from jaxcnn.config import check_seed
 from jaxcnn.data import imagenet
 from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.figures import maximize as figures
 from jaxcnn.report import results
-from jaxcnn.report.saliency import _class
+from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network, Subject, open_subject
 
 UNITS = 10
@@ -190,6 +191,7 @@ def draw_maximized(
       RunError: an objective is not finite, or a file cannot be written.
     """
     suffix = "" if layer is None else f"-{layer.replace('/', '-')}"
+    check_seed(seed)
     folder = results.new_folder(f"maximize-{network.title}{suffix}" if output is None else output)
     space = known.space
     penalty = _penalties(space, l1, l2, total_variation)
@@ -301,7 +303,7 @@ def _asked(
         names = natural.class_names
         if not targets and len(names) > UNITS:
             raise InputError(f"{network.title} has {len(names)} classes; expected --targets, names or numbers of some")
-        chosen = [_class(target, names) for target in targets] or list(range(len(names)))
+        chosen = [class_number(target, names) for target in targets] or list(range(len(names)))
         return [names[k] for k in chosen], chosen
     if targets:
         raise InputError(f"targets are {tuple(targets)}; expected none with a layer, which has units")

@@ -130,7 +130,7 @@ def choose(subject: Subject, targets: Sequence[str] = (), *, limit: int) -> Chos
     indices = np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64)
     classes = None
     if targets:
-        numbers = [_class(target, subject.class_names) for target in targets]
+        numbers = [class_number(target, subject.class_names) for target in targets]
         if len(numbers) not in (1, len(indices)):
             raise InputError(
                 f"{len(numbers)} targets were given for {len(indices)} images; expected one, or one for each"
@@ -344,8 +344,12 @@ def _maps(chosen: Chosen, method: Method, seed: int, images: Any) -> jax.Array:
     return method.function(network.model, network.state, images, chosen.targets, key=jax.random.key(seed))
 
 
-def _class(target: str, names: Sequence[str]) -> int:
-    """The number of a class that is called, or numbered, so."""
+def class_number(target: str, names: Sequence[str]) -> int:
+    """The number of a class that is called, or numbered, so.
+
+    Raises:
+      InputError: there is no such class, or several are called so.
+    """
     spoken = target.replace("_", " ").casefold()
     found = [k for k, name in enumerate(names) if name.replace("_", " ").casefold() == spoken]
     if len(found) > 1:
