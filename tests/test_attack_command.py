@@ -85,7 +85,19 @@ def test_what_each_attack_does_is_kept_with_all_that_made_it(capsys, run, here):
 
 def test_a_target_is_reached_and_told(capsys, run, here):
     status, out, _ = invoke(
-        capsys, "attack", run, "--method", "bim", "--epsilon", "0.5", "--targets", "3", "--limit", "6", "--output", "o"
+        capsys,
+        "attack",
+        run,
+        "--method",
+        "bim",
+        "--epsilon",
+        "0.5",
+        "--targets",
+        "3",
+        "--limit",
+        "6",
+        "--output",
+        "o",
     )
     assert status == 0
     arrays, about = results(here / "o" / "attack.npz")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +151,17 @@ def distance(text: str) -> float:
     """A distance as it is written on the command line.
 
     Args:
-      text: a number or a fraction, as "0.03" or "8/255".
+      text: a number or a fraction, as "0.03", "8/255" or "0.5/255".
 
     Raises:
       InputError: it is no finite number of at least 0.
     """
+    above, _, below = text.partition("/")
     try:
-        value = float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        value = -1.0
-    if value < 0:
+        value = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
         raise InputError(f"epsilon is {text}; expected a number of at least 0, as 0.03 or 8/255")
     return value
 
