@@ -108,6 +108,7 @@ def test_a_target_is_reached_and_told(capsys, run, here):
     assert share > 0.8
 
 
+@pytest.mark.slow
 def test_photographs_without_labels_are_what_the_network_takes_them_for(capsys, here, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)

@@ -167,6 +167,7 @@ def test_what_was_kept_is_enough_to_repeat_it(capsys, files, here):
         np.testing.assert_array_equal(arrays[name], values)
 
 
+@pytest.mark.slow
 def test_photographs_are_cut_as_for_the_published_weights(capsys, files, folder, here):
     arguments = ("patches", "squeezenet1_1", "--weights", files["squeezenet1_1"], "--images", folder)
     status, out, _ = invoke(capsys, *arguments, "--layer", "conv1", "--units", "0", "5", "--json")

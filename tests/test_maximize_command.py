@@ -75,6 +75,7 @@ def test_every_class_is_sought_and_drawn(capsys, run, here):
     assert (arrays["trace"][-8:].mean(0) > arrays["trace"][:8].mean(0)).all()
 
 
+@pytest.mark.slow
 def test_ways_are_compared(capsys, run, here):
     arguments = ("maximize", run, "--targets", "3", "7", "--steps", "8", "--compare", "--output", "here")
     status, out, err = invoke(capsys, *arguments)

@@ -293,6 +293,7 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
     assert "jaxcnn study rates" in found.text("settings")
 
 
+@pytest.mark.slow
 def test_a_page_is_replaced_and_nothing_else(study, tmp_path, capsys):
     own, foreign = tmp_path / "new" / "page.html", tmp_path / "notes.html"
     for _ in range(2):
