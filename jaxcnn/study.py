@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError
 
 Scale: TypeAlias = Literal["quick", "paper"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of a study that has ended.
+
+    Attributes:
+      directory: the run directory.
+      data_directory: where its images lie now, if not where they were in training.
+    """
+
+    directory: Path
+    data_directory: str | None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a study asks of runs that have been trained.
+
+    Attributes:
+      of: a function of `members` trained runs of one arm, which differ in the seed alone, to numbers by position. The
+        positions are texts, such as names of layers, or all numbers, such as crops; they may differ between arms. What
+        has been measured is kept, so a function that changes needs another name in `Study.measures`.
+      title: what is measured, with its unit.
+      position: what the positions are.
+      members: runs that are measured together, an ensemble; 1 measures every run by itself.
+      log: whether the numbers are shown on a logarithmic scale.
+    """
+
+    of: Callable[..., Mapping[str, float] | Mapping[float, float]]
+    title: str
+    position: str
+    members: int = 1
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,6 +60,7 @@ class Study:
       paper: the arms by name at the size of the source.
       caption: what must be known to read the figure and the table.
       seeds: each arm's `training.seed`.
+      measures: what is asked of the trained runs, by names that are file names.
     """
 
     name: str
@@ -33,6 +70,7 @@ class Study:
     paper: Mapping[str, Experiment]
     caption: str
     seeds: tuple[int, ...] = (0, 1, 2)
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -51,6 +89,12 @@ class Study:
                     f"{scale} of study {self.name!r} has arms with data.validation 0 and above; expected one or the "
                     "other, as they are compared on the same split"
                 )
+
+        for name, measure in self.measures.items():
+            if not re.fullmatch(r"\w+", name):
+                raise InputError(f"a measure's name is {name!r}; expected letters, digits and _")
+            if measure.members < 1:
+                raise InputError(f"members of measure {name!r} is {measure.members}; expected at least 1")
 
     def arms(self, scale: Scale) -> Mapping[str, Experiment]:
         """The experiments of one scale, by name."""

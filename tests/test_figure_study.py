@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
@@ -9,7 +11,7 @@ from test_figures import check_legible, drawn
 
 from jaxcnn.errors import InputError
 from jaxcnn.figures import style
-from jaxcnn.figures.study import Band, learning_curves
+from jaxcnn.figures.study import Band, Panel, Points, learning_curves, measures
 
 EPOCHS = np.linspace(0.1, 3, 30)
 
@@ -111,3 +113,54 @@ def test_many_arms_are_told_apart():
 def test_what_cannot_be_drawn_is_refused(arguments, says):
     with pytest.raises(InputError, match=says):
         learning_curves(*arguments)
+
+
+def points(level: float, positions: Sequence[str] | Sequence[float]) -> Points:
+    mean = level * np.arange(1, len(positions) + 1)
+    return Points(positions, mean, mean - 0.1, mean + 0.2)
+
+
+def test_measures_are_the_numbers_with_their_intervals():
+    crops = Panel("accuracy", "crops", {"a": points(1, (1, 10, 144)), "b": points(2, (1, 10))}, log=False)
+    layers = Panel("gradient", "layer", {"b": points(1, ("conv1", "conv2"))}, log=True)
+    figure = measures([crops, layers])
+    check_legible(figure)
+    left, right = figure.axes
+    assert (left.get_xscale(), left.get_yscale(), right.get_yscale()) == ("log", "linear", "log")
+    assert [label.get_text() for label in left.get_xticklabels()] == ["1", "10", "144"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["conv1", "conv2"]
+    assert (left.get_xlabel(), right.get_ylabel()) == ("crops", "gradient (log scale)")
+    line, (lower, upper), _ = left.containers[0].lines
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 1], [10, 2], [144, 3]])
+    np.testing.assert_allclose(lower.get_ydata(), [0.9, 1.9, 2.9])
+    np.testing.assert_allclose(upper.get_ydata(), [1.2, 2.2, 3.2])
+    assert left.containers[1].lines[0].get_color() == right.containers[0].lines[0].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_one_position_sets_the_arms_side_by_side():
+    figure = measures([Panel("parameters", "", {"a": points(1, ("all",)), "b": points(2, ("all",))}, log=False)])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    np.testing.assert_array_equal(axes.containers[0].lines[0].get_ydata(), [1, 2])
+    assert not figure.legends
+
+
+def test_many_names_stand_upright_on_the_whole_page():
+    names = tuple(f"stage1/block{i}" for i in range(30))
+    figure = measures([Panel("error", "block", {"a": points(0.01, names), "b": points(0.02, names)}, log=False)])
+    check_legible(figure)
+    assert figure.get_figwidth() == style.PAGE
+    assert {label.get_rotation() for label in figure.axes[0].get_xticklabels()} == {90}
+
+
+def test_measures_that_cannot_be_drawn_are_refused():
+    good = points(1, (1, 2))
+    for panels, says in (
+        ([], "no panel was given"),
+        ([Panel("error", "crops", {}, log=False)], "error has no arm"),
+        ([Panel("error", "crops", {"a": good._replace(low=[1.0])}, log=False)], "as many numbers as positions"),
+        ([Panel("error", "crops", {"a": good, "b": points(1, ("x", "y"))}, log=False)], "all texts or all numbers"),
+    ):
+        with pytest.raises(InputError, match=says):
+            measures(panels)

@@ -26,7 +26,7 @@ from jaxcnn import catalog, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.study import Study
-from jaxcnn.train import loop, study, study_results
+from jaxcnn.train import loop, study, study_results, study_tables
 
 
 def arm(rule: str = "sgd", rate: float = 0.1, epochs: int = 2) -> Experiment:
@@ -101,7 +101,7 @@ def expected(directory: Path, name: str, seeds: tuple[int, ...]) -> np.ndarray:
 def test_the_table_is_what_the_records_say(trained):
     arms = study_results.collect(small(), trained, scale="quick")
     rows = study_results.rows(arms, (0, 5))
-    files = study_results.write(small(), trained, "quick", arms, (0, 5))
+    files = study_tables.write(small(), trained, "quick", arms, (0, 5), {})
     assert [file.name for file in files] == ["small.npz", "small.csv", "small.md", "small.tex"]
     table = list(csv.DictReader(io.StringIO(files[1].read_text())))
     page, tex = files[2].read_text(), files[3].read_text().replace(r"$\pm$", "±").replace(r" \\", "").splitlines()
@@ -126,7 +126,7 @@ def test_the_table_is_what_the_records_say(trained):
 @pytest.mark.slow
 def test_the_arrays_are_what_the_records_say(trained):
     arms = study_results.collect(small(), trained, scale="quick")
-    file = study_results.write(small(), trained, "quick", arms, (0, 5))[0]
+    file = study_tables.write(small(), trained, "quick", arms, (0, 5), {})[0]
     with np.load(file) as arrays:
         np.testing.assert_array_equal(arrays["seeds"], [0, 5])
         for name in small().quick:
@@ -157,12 +157,12 @@ def test_one_seed_has_no_interval(trained, tmp_path):
     row = study_results.rows(arms, (5,))[0]
     assert row.held_out_top1.mean == records(trained, "plain", 5, "test")[-1]["top1"]
     assert np.isnan([row.held_out_top1.low, row.held_out_top1.high]).all()
-    assert "±" not in study_results.markdown_table([row], "test")
-    files = study_results.write(small(), tmp_path, "quick", arms, (5,))
+    assert "±" not in study_tables.markdown_table([row], "test")
+    files = study_tables.write(small(), tmp_path, "quick", arms, (5,), {})
     assert "Of the one seed 5;" in files[2].read_text()
     assert {file.stem for file in files} == {"small-seeds-5"}
-    assert study_results.file_name(small(), (5, 0)) == "small"
-    assert study_results.file_name(small(), (7, 5, 0)) == "small-seeds-0-5-7"
+    assert study_tables.file_name(small(), (5, 0)) == "small"
+    assert study_tables.file_name(small(), (7, 5, 0)) == "small-seeds-0-5-7"
 
 
 class Signalling(io.StringIO):
@@ -213,8 +213,8 @@ def test_an_arm_that_diverges_is_said_and_the_others_go_on(tmp_path, calls):
     one, other = study_results.rows(arms, (0,))
     assert (one.finished, one.diverged, other.finished, other.diverged) == (0, 1, 1, 0)
     assert np.isnan(one.training_loss.mean)
-    assert re.search(r"\| wild +\| +0 +\| +1 \| +diverged \|", study_results.markdown_table([one, other], "test"))
-    assert study_results.csv_table([one], "test").splitlines()[1] == "wild,0,1,,,,,,,,,"
+    assert re.search(r"\| wild +\| +0 +\| +1 \| +diverged \|", study_tables.markdown_table([one, other], "test"))
+    assert study_tables.csv_table([one], "test").splitlines()[1] == "wild,0,1,,,,,,,,,"
 
 
 def test_the_curve_of_an_arm_ends_where_its_first_seed_diverged(trained):
@@ -242,7 +242,7 @@ def test_what_counts_is_the_end_and_not_the_best(trained):
 def test_names_of_arms_are_escaped():
     nothing = study_results.Estimate(0.5, 0.4, 0.6)
     row = study_results.Row(r"50% & $x_1$ \ a|b", 2, 0, nothing, nothing, nothing)
-    tex, table = study_results.latex_table([row], "test"), study_results.markdown_table([row], "test")
+    tex, table = study_tables.latex_table([row], "test"), study_tables.markdown_table([row], "test")
     assert r"50\% \& \$x\_1\$ \textbackslash{} a|b & 2 & 0.5000 $\pm$ 0.1000 &" in tex
     assert r"a\|b" in table
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1

@@ -41,15 +41,21 @@ def study(arguments: Sequence[str]) -> None:
     directory = f"runs/{chosen.name}-{scale}" if run is None else run
     seeds = chosen.seeds if seeds is None else seeds
     from jaxcnn.train import study as training
+    from jaxcnn.train import study_measures, study_tables
     from jaxcnn.train import study_results as results
 
+    for asked in chosen.measures.values():
+        study_measures.groups(asked, seeds)  # too few are found before hours of training
     finished = training.train(chosen, directory, scale=scale, seeds=seeds, data_directory=location, console=console())
-    files, table, split = [], [], results.held_out(chosen, scale)
+    files, table, measured, split = [], [], {}, results.held_out(chosen, scale)
     if finished:
         from jaxcnn.figures import study as study_figure
         from jaxcnn.figures import style
 
-        arms = results.collect(chosen, directory, scale=scale, seeds=seeds)
+        where = {"scale": scale, "seeds": seeds}
+        study_measures.measure(chosen, directory, **where, data_directory=location, console=console())
+        measured = study_measures.collect(chosen, directory, **where)
+        arms = results.collect(chosen, directory, **where)
         table = results.rows(arms, seeds)
         bands = {
             panel: {arm: study_figure.Band(*curve) for arm, curve in lines.items()}
@@ -57,13 +63,23 @@ def study(arguments: Sequence[str]) -> None:
         }
         diverged = [name for name, arm in arms.items() if arm.diverged]
         figure = study_figure.learning_curves(**bands, split=split, diverged=diverged)
-        files = results.write(chosen, directory, scale, arms, seeds)
-        files += style.save(figure, f"{directory}/{results.file_name(chosen, seeds)}")
+        files = study_tables.write(chosen, directory, scale, arms, seeds, measured)
+        stem = f"{directory}/{study_tables.file_name(chosen, seeds)}"
+        files += style.save(figure, stem)
+        panels = [
+            study_figure.Panel(
+                asked.title, asked.position, {arm: study_figure.Points(*one) for arm, one in found}, asked.log
+            )
+            for asked, found in study_measures.points(chosen, measured)
+        ]
+        if panels:
+            files += style.save(study_figure.measures(panels), f"{stem}-measures")
     if as_json:
         rows = [dataclasses.asdict(row) for row in table]
-        print_json({"study": chosen.name, "scale": scale, "run": directory, "finished": finished, "arms": rows})
+        result = {"study": chosen.name, "scale": scale, "run": directory, "finished": finished, "arms": rows}
+        print_json(result | {"measures": study_measures.as_rows(measured)})
     elif finished:
-        print(results.markdown_table(table, split), end="")
+        print(study_tables.tables(chosen, table, split, measured), end="")
         for file in files:
             print(f"  {file}")
     else:

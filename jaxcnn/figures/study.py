@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from jaxcnn.errors import InputError
@@ -75,13 +75,8 @@ def learning_curves(
         )
 
     looks = {arm: _look(number) for number, arm in enumerate(training_loss)}
-    entries = [
-        Line2D([], [], label=f"{arm} (diverged)" if arm in diverged else arm, **look) for arm, look in looks.items()
-    ]
-    widest = max(style.text_width(str(entry.get_label())) for entry in entries) + 34
-    columns = min(len(entries), max(1, int((style.PAGE / style.POINT - 10) / widest)))
-    height = 2.3 + -(-len(entries) // columns) * 1.5 * style.SMALL * style.POINT
-    figure = style.StyledFigure(figsize=(style.PAGE, height), layout="constrained")
+    legend = _Legend({f"{arm} (diverged)" if arm in diverged else arm: look for arm, look in looks.items()}, style.PAGE)
+    figure = style.StyledFigure(figsize=(style.PAGE, 2.3 + legend.height), layout="constrained")
     axes = figure.subplots(1, 3)
     for panel, (title, bands) in zip(axes, checked.items(), strict=True):
         for arm, band in bands.items():
@@ -99,13 +94,162 @@ def learning_curves(
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     losses = [band.mean for title in list(checked)[:2] for band in checked[title].values()]
     for panel in axes[:2]:
-        _scale_loss(panel, np.concatenate(losses))
+        _scale_logarithmically(panel, np.concatenate(losses))
     axes[2].yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     axes[2].set_ylabel(f"{split} accuracy (%)")
     bottom, top = axes[2].get_ylim()
     axes[2].set_ylim(max(bottom, 0), min(top, 1.01))
-    figure.legend(handles=entries, loc="outside upper left", ncols=columns, columnspacing=1.2)
+    legend.draw(figure)
     return figure
+
+
+class Points(NamedTuple):
+    """Means over seeds at some positions and their intervals; N positions and three arrays [N].
+
+    Attributes:
+      positions: texts, or numbers.
+      mean: NaN draws nothing.
+      low: lower end of the interval; NaN draws none.
+      high: upper end.
+    """
+
+    positions: Sequence[str] | Sequence[float]
+    mean: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+class Panel(NamedTuple):
+    """One quantity.
+
+    Attributes:
+      label: what is measured, with its unit.
+      position: what the positions are.
+      arms: by name, at least one, with positions that are all texts or all numbers.
+      log: whether the scale is logarithmic.
+    """
+
+    label: str
+    position: str
+    arms: Mapping[str, Points]
+    log: bool
+
+
+@style.styled
+def measures(panels: Sequence[Panel]) -> Figure:
+    """Every quantity against its positions, a line for each arm; if there is one position, against the arms.
+
+    Args:
+      panels: at least one.
+
+    Raises:
+      InputError: no panel is given, one has no arm, arrays differ in length, or texts and numbers are mixed.
+    """
+    if not panels:
+        raise InputError("no panel was given; expected at least one")
+    placed = [_placed(panel) for panel in panels]
+    arms = dict.fromkeys(arm for panel in placed for arm in panel.arms if arm)
+    looks = {"": _look(0)} | {arm: _look(number) for number, arm in enumerate(arms)}
+    crowded = max(len(_positions(panel)) for panel in placed) > _CROWD
+    columns = 1 if crowded else min(3, len(placed))
+    rows = -(-len(placed) // columns)
+    width = style.PAGE if crowded or columns > 1 else _ALONE
+    legend = _Legend({arm: looks[arm] for arm in arms}, width)
+    room = width / style.POINT / columns - 50
+    names = max(_height_of_names(panel, room) for panel in placed)
+    figure = style.StyledFigure(figsize=(width, (2.3 + names) * rows + legend.height), layout="constrained")
+    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, placed, strict=False):
+        _draw(axes, panel, looks, room)
+    for axes in figure.axes[len(placed) :]:
+        axes.remove()
+    legend.draw(figure)
+    return figure
+
+
+_ALONE = 4.6  # width of a panel by itself, in inches
+_CROWD = 9  # more positions than these need the page's width
+_DODGE = 0.08  # between the marks of arms at one position, so that their intervals can be told apart
+
+
+def _placed(panel: Panel) -> Panel:
+    """The panel with arrays, and with the arms in place of the positions where there is only one of these."""
+    if not panel.arms:
+        raise InputError(f"{panel.label} has no arm; expected at least one")
+    arms = {}
+    for arm, points in panel.arms.items():
+        arrays = [np.asarray(values, float) for values in points[1:]]
+        shapes = [(len(points.positions),), *(values.shape for values in arrays)]
+        if len(set(shapes)) > 1:
+            raise InputError(f"{panel.label} of {arm!r}: shapes are {shapes}; expected as many numbers as positions")
+        arms[arm] = Points(points.positions, *arrays)
+    positions = _positions(panel)
+    if len({isinstance(position, str) for position in positions}) > 1:
+        raise InputError(f"{panel.label} has the positions {positions}; expected all texts or all numbers")
+    if len(positions) > 1 or len(arms) == 1:
+        return panel._replace(arms=arms)
+    joined = [np.concatenate([points[i] for points in arms.values()]) for i in (1, 2, 3)]
+    return panel._replace(position="", arms={"": Points(tuple(arms), *joined)})
+
+
+def _positions(panel: Panel) -> list[Any]:
+    found = list(dict.fromkeys(position for points in panel.arms.values() for position in points.positions))
+    return found if any(isinstance(position, str) for position in found) else sorted(found)
+
+
+def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: float) -> None:
+    positions, named = _positions(panel), isinstance(_positions(panel)[0], str)
+    for number, (arm, points) in enumerate(panel.arms.items()):
+        mean, low, high = (np.asarray(values) for values in points[1:])
+        shift = _DODGE * (number - (len(panel.arms) - 1) / 2)
+        x = np.array([positions.index(p) + shift for p in points.positions]) if named else np.array(points.positions)
+        order = np.argsort(x)
+        spread = np.abs(np.stack([mean - low, high - mean]))
+        look: dict[str, Any] = {**looks[arm], **({} if arm else {"linestyle": "none"})}
+        axes.errorbar(x[order], mean[order], spread[:, order], capsize=2, elinewidth=0.8, **look)
+    if named:
+        axes.set_xticks(range(len(positions)), positions, rotation=0 if _fit(positions, room) else 90)
+        axes.set_xlim(-0.5, len(positions) - 0.5)
+    else:
+        if positions[0] > 0 and positions[-1] >= 20 * positions[0]:
+            axes.set_xscale("log")
+        if len(positions) <= _CROWD:
+            axes.set_xticks(positions, [style.number(float(position)) for position in positions])
+            axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(panel.position)
+    axes.set_ylabel(panel.label)
+    if panel.log:
+        seen = np.concatenate([np.asarray(points.mean) for points in panel.arms.values()])
+        _scale_logarithmically(axes, seen)
+    axes.grid(axis="y", color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _fit(names: Sequence[str], room: float) -> bool:
+    """Whether the names fit side by side; otherwise they stand upright."""
+    return max(map(style.text_width, names)) + 4 <= room / len(names)
+
+
+def _height_of_names(panel: Panel, room: float) -> float:
+    """What upright names take, in inches."""
+    names = [position for position in _positions(panel) if isinstance(position, str)]
+    return 0.0 if not names or _fit(names, room) else max(map(style.text_width, names)) * style.POINT
+
+
+class _Legend:
+    """One legend of all arms above the panels, in as many columns as fit."""
+
+    def __init__(self, looks: Mapping[str, dict[str, Any]], width: float) -> None:
+        self._entries = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+        widest = max((style.text_width(label) for label in looks), default=0) + 34
+        self._columns = min(len(looks), max(1, int((width / style.POINT - 10) / widest)))
+        lines = -(-len(looks) // self._columns) if looks else 0
+        self.height = lines * 1.5 * style.SMALL * style.POINT
+        """In inches."""
+
+    def draw(self, figure: Figure) -> None:
+        """Draws the legend; of no arms, none."""
+        if self._entries:
+            figure.legend(handles=self._entries, loc="outside upper left", ncols=self._columns, columnspacing=1.2)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -131,8 +275,8 @@ def _checked(title: str, arm: str, band: Band) -> _Checked:
     return arrays
 
 
-def _scale_loss(panel: Axes, means: np.ndarray) -> None:
-    """One logarithmic scale for both losses, from the means: an interval may reach below zero."""
+def _scale_logarithmically(panel: Axes, means: np.ndarray) -> None:
+    """A logarithmic scale from the means: an interval may reach below zero."""
     means = means[np.isfinite(means) & (means > 0)]
     means = means if means.size else np.ones(1)
     panel.set_ylabel(f"{panel.get_ylabel()} (log scale)")

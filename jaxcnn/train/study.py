@@ -166,7 +166,12 @@ def _claim(study: Study, directory: Path, scale: Scale) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     arms = {name: config.to_json(experiment) for name, experiment in study.arms(scale).items()}
     texts = {name: getattr(study, name) for name in ("name", "question", "source", "caption")}
-    value = {**texts, "scale": scale, "arms": arms}
+    # What a report needs to read what was measured; the functions stay in the study's file.
+    asked = {
+        name: {key: value for key, value in vars(measure).items() if key != "of"}
+        for name, measure in study.measures.items()
+    }
+    value = {**texts, "scale": scale, "arms": arms, "measures": asked}
     write_file(directory / _STUDY, (json.dumps(value, indent=2) + "\n").encode())
 
 

@@ -1,12 +1,10 @@
-"""What came out of a study whose runs have ended: curves over training, means with intervals over seeds, tables."""
+"""What came out of a study whose runs have ended: curves over training, means with intervals over seeds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from jaxcnn.errors import CheckpointError
-from jaxcnn.run import metrics, write_file
+from jaxcnn.run import metrics
 from jaxcnn.study import Scale, Study
 from jaxcnn.train.study import outcomes, run_directory
 
@@ -187,109 +185,3 @@ def rows(arms: Mapping[str, Arm], seeds: Sequence[int]) -> list[Row]:
             estimates = [Estimate(*map(float, ends)) for ends in zip(*interval(final), strict=True)]
         table.append(Row(name, int(sound.sum()), len(arm.diverged), *estimates))
     return table
-
-
-def file_name(study: Study, seeds: Sequence[int]) -> str:
-    """The study's, without ending; of other seeds than its own "STUDY-seeds-0-5", so that no view replaces another."""
-    own = sorted(seeds) == sorted(study.seeds)
-    return study.name if own else f"{study.name}-seeds-{'-'.join(map(str, sorted(seeds)))}"
-
-
-def write(
-    study: Study, directory: str | Path, scale: Scale, arms: Mapping[str, Arm], seeds: Sequence[int]
-) -> list[Path]:
-    """Writes the arrays (.npz) and the table (.csv, .md, .tex), named by `file_name`, into the study's directory.
-
-    The arrays of arm A are named A/train/loss, A/test/top1 and so on, [seeds, records]; `steps` and `epochs` [records].
-
-    Returns:
-      The files.
-    """
-    split, table = held_out(study, scale), rows(arms, seeds)
-    arrays: dict[str, Any] = {"seeds": np.array(seeds)}
-    for name, arm in arms.items():
-        for part, series in (("train", arm.training), (split, arm.held_out)):
-            arrays |= {f"{name}/{part}/{key}": value for key, value in vars(series).items()}
-    npz = io.BytesIO()
-    np.savez_compressed(npz, **arrays)
-    contents = {
-        "npz": npz.getvalue(),
-        "csv": csv_table(table, split).encode(),
-        "md": _page(study, table, split, seeds).encode(),
-        "tex": latex_table(table, split).encode(),
-    }
-    files = [Path(directory) / f"{file_name(study, seeds)}.{ending}" for ending in contents]
-    for file, content in zip(files, contents.values(), strict=True):
-        write_file(file, content)
-    return files
-
-
-def _measures(row: Row, split: str) -> dict[str, Estimate]:
-    return {
-        "training loss": row.training_loss,
-        f"{split} loss": row.held_out_loss,
-        f"{split} accuracy": row.held_out_top1,
-    }
-
-
-def csv_table(table: Sequence[Row], split: str) -> str:
-    """Every number in full, the ends of the intervals too; what is not known is empty."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    names = [name.replace(" ", "_") for name in _measures(table[0], split)]
-    ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
-    writer.writerow(["arm", "finished", "diverged", *ends])
-    for row in table:
-        numbers = [number for estimate in _measures(row, split).values() for number in asdict(estimate).values()]
-        writer.writerow([row.arm, row.finished, row.diverged, *("" if math.isnan(n) else repr(n) for n in numbers)])
-    return lines.getvalue()
-
-
-def markdown_table(table: Sequence[Row], split: str) -> str:
-    """A line for each arm, mean ± half the interval, aligned to be read as it is."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in _cells(table, split)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = [cells[0], rule, *cells[1:]]
-    aligned = [
-        [f"{cell:{'<' if i == 0 else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
-        for line in lines
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
-
-
-_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}", "\\": r"\textbackslash{}"}
-
-
-def latex_table(table: Sequence[Row], split: str) -> str:
-    """The lines of `markdown_table` as a tabular that needs no package."""
-    header, *lines = [["".join(_TEX.get(c, c) for c in cell) for cell in row] for row in _cells(table, split)]
-    body = [" & ".join(line).replace("±", r"$\pm$") + r" \\" for line in (header, *lines)]
-    body.insert(1, r"\hline")
-    return "\n".join([f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
-
-
-def _cells(table: Sequence[Row], split: str) -> list[list[str]]:
-    some = any(row.diverged for row in table)
-    header = ["arm", "seeds", *(["diverged"] if some else []), *_measures(table[0], split)]
-    lines = [header]
-    for row in table:
-        counts = [str(row.finished), *([str(row.diverged)] if some else [])]
-        lines.append([row.arm, *counts, *(_text(estimate) for estimate in _measures(row, split).values())])
-    return lines
-
-
-def _text(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return "diverged"
-    half = "" if math.isnan(estimate.low) else f" ± {(estimate.high - estimate.low) / 2:.4f}"
-    return f"{estimate.mean:.4f}{half}"
-
-
-def _page(study: Study, table: Sequence[Row], split: str, seeds: Sequence[int]) -> str:
-    listed = ", ".join(map(str, seeds))
-    shown = f"Mean ± half the {CONFIDENCE:.0%} t-interval over the seeds" if len(seeds) > 1 else "Of the one seed"
-    return (
-        f"**{study.question}**\n\n{markdown_table(table, split)}\n{study.caption} {shown} {listed}; the training loss "
-        f"is the mean over the batches of the last epoch, the {split} split is seen after it. Source: {study.source}\n"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from jaxcnn.config import Experiment
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.report.page import charts, repetition
 from jaxcnn.report.page.rendering import Page, Part
-from jaxcnn.study import Scale, Study
-from jaxcnn.train import study_results
+from jaxcnn.study import Measure, Scale, Study
+from jaxcnn.train import study_measures, study_results, study_tables
 from jaxcnn.train.study import outcomes, run_directory
 
 _FILE = "study.json"
@@ -72,10 +73,23 @@ def page(directory: Path) -> Page:
     }
     parts = [
         Part("results", "Results", "study_results.html", results),
+        *_measured(study, directory, scale, ended),
         Part("curves", "Learning curves", "comparison_curves.html", {"charts": _curves(arms, split), "x": "epoch"}),
         Part("settings", "Settings that differ", "comparison_settings.html", settings),
     ]
     return Page(study.question, f"Study {study.name}, {scale} scale", f"Source: {study.source}", parts)
+
+
+def _measured(study: Study, directory: Path, scale: Scale, seeds: list[int]) -> list[Part]:
+    """What the measures found in the runs of the seeds, if there are any and enough seeds."""
+    asked = {name: one for name, one in study.measures.items() if len(seeds) >= one.members}
+    measured = study_measures.collect(replace(study, measures=asked), directory, scale=scale, seeds=seeds)
+    tables = [
+        {"measure": asked[name], "cells": study_tables.measure_cells(asked[name], found)}
+        for name, found in measured.items()
+        if found
+    ]
+    return [Part("measures", "Measures", "study_measures.html", {"tables": tables})] if tables else []
 
 
 def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
@@ -102,13 +116,19 @@ def _read(directory: Path) -> tuple[Study, Scale]:
         known = json.loads(file.read_bytes())
         arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
         name, question, source = (str(known[field]) for field in ("name", "question", "source"))
-        study = Study(name, question, source, quick=arms, paper=arms, caption=str(known.get("caption", "")))
+        measures = {name: Measure(of=_unknown, **asked) for name, asked in known.get("measures", {}).items()}
+        caption = str(known.get("caption", ""))
+        study = Study(name, question, source, quick=arms, paper=arms, caption=caption, measures=measures)
         scale: Scale = "paper" if known["scale"] == "paper" else "quick"
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
     except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     return study, scale
+
+
+def _unknown(*_: object) -> dict[str, float]:
+    raise AssertionError("a study read from its directory measures nothing")
 
 
 def _seeds(directory: Path, arm: str) -> list[int]:

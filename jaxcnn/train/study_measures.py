@@ -1,0 +1,167 @@
+"""What a study's measures find in its trained runs: measured once each, kept, and read back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.run import Metrics
+from jaxcnn.study import Measure, Scale, Study, Trained
+from jaxcnn.train.study import outcomes, run_directory
+from jaxcnn.train.study_results import Estimate, interval
+
+Positions: TypeAlias = tuple[str, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measure found in the runs of one arm.
+
+    Attributes:
+      positions: names, or numbers.
+      values: of every group of runs that did not diverge, NaN where it is not finite.
+    """
+
+    positions: Positions
+    values: Float[np.ndarray, "g p"]
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Of each position the mean over the groups and its interval."""
+        return tuple(Estimate(*map(float, ends)) for ends in zip(*interval(self.values), strict=True))
+
+
+def groups(measure: Measure, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """The seeds whose runs are measured together, in order; what is left over is not measured.
+
+    Raises:
+      InputError: there are not enough for one.
+    """
+    if len(seeds) < measure.members:
+        raise InputError(f"seeds are {tuple(seeds)}; expected at least {measure.members}, for {measure.title}")
+    count = len(seeds) // measure.members
+    return [tuple(seeds[i * measure.members : (i + 1) * measure.members]) for i in range(count)]
+
+
+def measure(
+    study: Study,
+    directory: str | Path,
+    *,
+    scale: Scale,
+    seeds: Sequence[int],
+    data_directory: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Asks every measure of the runs that have ended and not diverged, and keeps what it finds in ARM/measures.jsonl.
+
+    What has been measured before is not measured again.
+
+    Args:
+      study: the arms and the measures.
+      directory: of the study, all of whose runs of these seeds have ended.
+      scale: which arms.
+      seeds: which runs.
+      data_directory: where the images lie, if not where they were in training.
+      console: where progress is shown; None is silent.
+
+    Raises:
+      InputError: there are too few seeds for a measure, or it gives something else than numbers by position.
+    """
+    console = console or Console(quiet=True)
+    planned = [
+        (name, arm, group)
+        for name, asked in study.measures.items()
+        for group in groups(asked, seeds)
+        for arm in study.arms(scale)
+    ]
+    for name, arm, group in planned:
+        kept = _kept(directory, arm)
+        if (name, group) in {(record["measure"], tuple(record["seeds"])) for record in kept.read()}:
+            continue
+        runs = [run_directory(directory, arm, seed) for seed in group]
+        if any(outcomes(run).read()[-1]["outcome"] == "diverged" for run in runs):
+            continue
+        console.print(f"{name} of {arm}, seed {', '.join(map(str, group))}", highlight=False, markup=False)
+        found = study.measures[name].of(*(Trained(run, data_directory) for run in runs))
+        _require_numbers(name, found)
+        values = [[_plain(position), _plain(value)] for position, value in found.items()]
+        kept.append({"step": 0, "measure": name, "seeds": list(group), "values": values})
+
+
+def collect(
+    study: Study, directory: str | Path, *, scale: Scale, seeds: Sequence[int]
+) -> dict[str, dict[str, Measured]]:
+    """What `measure` has kept: by measure and arm, without arms of which no group was measured.
+
+    Raises:
+      CheckpointError: the record of an arm is damaged, or its positions differ between groups.
+    """
+    return {name: _collected(directory, study, scale, name, seeds) for name in study.measures}
+
+
+def points(
+    study: Study, measured: Mapping[str, Mapping[str, Measured]]
+) -> list[tuple[Measure, list[tuple[str, tuple[Any, ...]]]]]:
+    """For a figure: of each measure the arms, with their positions, means, and ends of the interval."""
+    return [
+        (study.measures[name], [(arm, (one.positions, *interval(one.values))) for arm, one in found.items()])
+        for name, found in measured.items()
+        if found
+    ]
+
+
+def as_rows(measured: Mapping[str, Mapping[str, Measured]]) -> list[dict[str, Any]]:
+    """A line for each measure, arm and position: the groups of seeds that were measured, their mean and interval."""
+    return [
+        {"measure": name, "arm": arm, "position": position, "groups": len(one.values), **asdict(estimate)}
+        for name, found in measured.items()
+        for arm, one in found.items()
+        for position, estimate in zip(one.positions, one.estimates, strict=True)
+    ]
+
+
+def _collected(
+    directory: str | Path, study: Study, scale: Scale, name: str, seeds: Sequence[int]
+) -> dict[str, Measured]:
+    wanted, result = groups(study.measures[name], seeds), {}
+    for arm in study.arms(scale):
+        kept = _kept(directory, arm)
+        try:
+            found = {tuple(r["seeds"]): dict(r["values"]) for r in kept.read() if r["measure"] == name}
+            chosen = [found[group] for group in wanted if group in found]
+            if not chosen:
+                continue
+            positions = tuple(chosen[0])
+            if any(one.keys() != chosen[0].keys() for one in chosen):
+                raise ValueError(f"{arm} has other positions in one group than in another")
+            values = [[math.nan if one[p] is None else one[p] for p in positions] for one in chosen]
+            result[arm] = Measured(positions, np.array(values, float))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{kept.path} is damaged: {error}") from error
+    return result
+
+
+def _kept(directory: str | Path, arm: str) -> Metrics:
+    return Metrics(Path(directory) / arm / "measures.jsonl")
+
+
+def _plain(value: Any) -> str | float | None:
+    if isinstance(value, str):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def _require_numbers(name: str, found: Any) -> None:
+    kinds: set[type] = (
+        {str if isinstance(key, str) else float for key in found} if isinstance(found, Mapping) else set()
+    )
+    if len(kinds) != 1 or not all(np.isscalar(value) and np.isreal(value) for value in found.values()):
+        raise InputError(f"measure {name!r} gives {found!r}; expected numbers by position, all texts or all numbers")

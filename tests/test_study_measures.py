@@ -1,0 +1,179 @@
+"""Measures of a study's runs: measured once, kept, shown with intervals over seeds, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import invoke
+from scipy import stats
+from test_study import FILE, small
+
+from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.report.page.report import write_report
+from jaxcnn.run import Metrics
+from jaxcnn.study import Measure, Study
+from jaxcnn.train import study, study_measures, study_results, study_tables
+
+SEEDS = (0, 5, 7)
+WHERE = {"scale": "quick", "seeds": SEEDS}
+
+
+def seed_of(run) -> tuple[str, int]:
+    return run.directory.parent.name, int(run.directory.name.removeprefix("seed-"))
+
+
+def crops(run) -> dict[float, float]:
+    arm, seed = seed_of(run)
+    return {1: 0.1 * seed, 10: 0.1 * seed + 0.05 * (arm == "plain")}
+
+
+def layers(run) -> dict[str, float]:
+    arm, seed = seed_of(run)
+    return {"conv1": 1e-5 * (seed + 1)} | ({} if arm == "plain" else {"conv2": 0.0})
+
+
+def together(*runs) -> dict[str, float]:
+    return {"ensemble": float(sum(seed for _, seed in map(seed_of, runs)))}
+
+
+MEASURES = {
+    "crops": Measure(crops, "test accuracy", "crops"),
+    "layers": Measure(layers, "gradient", "layer", log=True),
+    "ensembles": Measure(together, "accuracy together", "members", members=2),
+}
+
+
+def asking(**measures: Measure) -> Study:
+    return dataclasses.replace(small(), measures=measures, seeds=SEEDS)
+
+
+@pytest.fixture
+def ended(tmp_path) -> Path:
+    """A study's directory in which every run has ended, and the last seed of "plain" has diverged."""
+    folder = tmp_path / "runs"
+    study._claim(asking(**MEASURES), folder, "quick")
+    for arm in small().quick:
+        for seed in SEEDS:
+            run = study.run_directory(folder, arm, seed)
+            run.mkdir(parents=True)
+            for split in ("train", "test"):
+                Metrics(run / "metrics.jsonl").append({"step": 8, "split": split, "loss": 1.0, "top1": 0.5})
+            gone = (arm, seed) == ("plain", 7)
+            outcome = {"step": 9, "outcome": "diverged", "loss": 1e9} if gone else {"step": 8, "outcome": "finished"}
+            Metrics(run / "outcome.jsonl").append(outcome)
+    return folder
+
+
+def test_every_run_that_did_not_diverge_is_measured_once(ended):
+    calls = []
+
+    def counting(run) -> dict[float, float]:
+        calls.append(seed_of(run))
+        return crops(run)
+
+    chosen = asking(crops=dataclasses.replace(MEASURES["crops"], of=counting))
+    study_measures.measure(chosen, ended, scale="quick", seeds=(0,))
+    assert calls == [("plain", 0), ("with momentum", 0)]
+    for _ in range(2):
+        study_measures.measure(chosen, ended, **WHERE)
+    assert calls[2:] == [("plain", 5), ("with momentum", 5), ("with momentum", 7)]
+    found = study_measures.collect(chosen, ended, **WHERE)["crops"]
+    np.testing.assert_allclose(found["plain"].values, [[0, 0.05], [0.5, 0.55]])
+    for values, estimate in zip(found["with momentum"].values.T, found["with momentum"].estimates, strict=True):
+        ends = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+        np.testing.assert_allclose(dataclasses.astuple(estimate), [values.mean(), ends.low, ends.high])
+
+
+def test_runs_are_measured_together_in_groups_of_seeds(ended):
+    chosen = asking(ensembles=MEASURES["ensembles"])
+    study_measures.measure(chosen, ended, **WHERE)  # of three seeds the last is left over
+    found = study_measures.collect(chosen, ended, **WHERE)["ensembles"]
+    assert {arm: one.values.tolist() for arm, one in found.items()} == {"plain": [[5.0]], "with momentum": [[5.0]]}
+    later = {"scale": "quick", "seeds": (5, 7)}
+    study_measures.measure(chosen, ended, **later)
+    found = study_measures.collect(chosen, ended, **later)["ensembles"]
+    assert {arm: one.values.tolist() for arm, one in found.items()} == {"with momentum": [[12.0]]}
+    with pytest.raises(InputError, match=r"seeds are \(0,\); expected at least 2, for accuracy together"):
+        study_measures.measure(chosen, ended, scale="quick", seeds=(0,))
+
+
+def test_the_files_hold_what_was_measured(ended):
+    chosen = asking(**MEASURES)
+    study_measures.measure(chosen, ended, **WHERE)
+    measured = study_measures.collect(chosen, ended, **WHERE)
+    arms = study_results.collect(chosen, ended, **WHERE)
+    written = study_tables.write(chosen, ended, "quick", arms, SEEDS, measured)
+    files = {file.name.removeprefix("small"): file for file in written}
+    with np.load(files[".npz"]) as arrays:
+        np.testing.assert_array_equal(arrays["plain/measures/crops"], measured["crops"]["plain"].values)
+        np.testing.assert_array_equal(arrays["with momentum/measures/layers/positions"], ["conv1", "conv2"])
+    lines = list(csv.DictReader(io.StringIO(files["-measures.csv"].read_text())))
+    assert [line["measure"] for line in lines] == ["crops"] * 4 + ["layers"] * 3 + ["ensembles"] * 2
+    assert lines[0].items() >= {"arm": "plain", "position": "1.0", "groups": "2", "mean": "0.25"}.items()
+    assert (lines[-1]["mean"], lines[-1]["low"]) == ("5.0", "")  # one group has no interval
+    page = files[".md"].read_text()
+    half = stats.t.ppf(0.975, 2) * np.std([1e-5, 6e-5, 8e-5], ddof=1) / math.sqrt(3)
+    assert "Test accuracy, by crops:" in page
+    assert f"5.00e-05 ± {half:.2e}" in page
+    assert "Accuracy together, by members, over groups of 2 seeds:" in page
+    assert files[".tex"].read_text().count(r"\begin{tabular}") == 4
+
+
+def test_a_measure_that_gives_no_numbers_is_refused(ended):
+    for given in ({}, [1.0], {"a": "b"}, {"a": 1.0, 2: 1.0}, {"a": np.ones(2)}):
+        chosen = asking(odd=Measure(lambda run, given=given: given, "odd", "thing"))
+        with pytest.raises(InputError, match=r"measure 'odd' gives .*; expected numbers by position"):
+            study_measures.measure(chosen, ended, **WHERE)
+    assert not list(ended.rglob("measures.jsonl"))
+    with pytest.raises(InputError, match="a measure's name is 'a/b'"):
+        asking(**{"a/b": MEASURES["crops"]})
+    with pytest.raises(InputError, match="members of measure 'crops' is 0"):
+        asking(crops=dataclasses.replace(MEASURES["crops"], members=0))
+
+
+def test_damage_is_said(ended):
+    chosen = asking(crops=MEASURES["crops"])
+    study_measures.measure(chosen, ended, **WHERE)
+    record = {"step": 0, "measure": "crops", "seeds": [5], "values": [[2.0, 0.5]]}
+    Metrics(ended / "plain" / "measures.jsonl").append(record)
+    with pytest.raises(CheckpointError, match=r"measures.jsonl is damaged: plain has other positions"):
+        study_measures.collect(chosen, ended, **WHERE)
+
+
+def test_a_number_that_is_not_finite_is_none(ended):
+    chosen = asking(odd=Measure(lambda run: {"a": math.inf, "b": np.float32(2)}, "odd", "thing"))
+    study_measures.measure(chosen, ended, **WHERE)
+    values = study_measures.collect(chosen, ended, **WHERE)["odd"]["plain"].values
+    np.testing.assert_array_equal(values, [[math.nan, 2], [math.nan, 2]])
+
+
+def test_the_command_measures_and_draws(ended, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    measure = "def head(run):\n    return {'a': 1.0, 'b': len(run.directory.name)}\n\n"
+    text = FILE.replace("def arm", measure + "def arm").replace("seeds=(0, 5)", "seeds=(0, 5, 7), measures=MEASURES")
+    text = text.replace("ARMS =", 'MEASURES = {"heads": Measure(head, "length", "letter")}\nARMS =')
+    Path("small.py").write_text(text.replace("import Study", "import Measure, Study"))
+    status, out, _ = invoke(capsys, "study", "small.py", "--run", str(ended), "--json")
+    assert status == 0
+    rows = json.loads(out)["measures"]
+    assert [(row["arm"], row["position"], row["mean"]) for row in rows[:2]] == [
+        ("plain", "a", 1.0),
+        ("plain", "b", 6.0),
+    ]
+    assert (ended / "small-measures.png").stat().st_size > 100
+    assert "| arm           |" in invoke(capsys, "study", "small.py", "--run", str(ended))[1].split("Length, by")[1]
+
+
+@pytest.mark.slow
+def test_the_page_of_the_study_shows_the_measures(ended):
+    study_measures.measure(asking(**MEASURES), ended, **WHERE)
+    text = write_report([ended]).read_text()
+    assert "Test accuracy, by crops" in text
+    assert "Accuracy together, by members" in text
