@@ -18,6 +18,7 @@ from jaxcnn.data import ArraySource, pipeline
 from jaxcnn.train import optimizers
 from jaxcnn.train.evaluate import Evaluator
 from jaxcnn.train.parallel import map_train_step, replicate
+from jaxcnn.train.samples import Samples
 from jaxcnn.train.step import AXIS, hits, make_train_step
 
 
@@ -123,4 +124,9 @@ def test_evaluation_is_exact_for_any_split_size(n, batch_size, count):
     assert scores.top5 == np.mean((order[:, :5] == source.labels[:, None]).any(axis=1))
     losses = -scipy.special.log_softmax(expected, axis=1)[np.arange(n), source.labels]
     assert scores.loss == pytest.approx(losses.mean(), rel=1e-5)
-    assert dataclasses.asdict(evaluator(state)) == dataclasses.asdict(scores)
+    samples = Samples(source, evaluator.batch_size, jax.devices()[:count], count=5)
+    assert dataclasses.asdict(evaluator(state, samples.see)) == dataclasses.asdict(scores)
+    shown = np.unique(np.linspace(0, n - 1, 5).astype(int))
+    np.testing.assert_array_equal(samples.images, source.images[shown])
+    np.testing.assert_array_equal(samples.labels, labels[shown])
+    np.testing.assert_allclose(samples.probabilities, scipy.special.softmax(logits, axis=1)[shown], rtol=1e-5)

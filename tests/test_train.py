@@ -80,6 +80,24 @@ def test_a_run_learns_and_says_what_it_did(finished):
     }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_shows_numbers_images_and_histograms_of_every_epoch(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    directory, _ = finished
+    events = EventAccumulator(str(directory / "tensorboard"), size_guidance={"images": 0, "histograms": 0}).Reload()
+    tags: dict = events.Tags()
+    assert {"train/loss", "train/images_per_second", "validation/top1"} <= set(tags["scalars"])
+    assert set(tags["images"]) == {"predictions", "first_layer"}
+    assert "parameters/hidden1/kernel" in tags["histograms"]
+    for tag in tags["images"]:
+        assert [event.step for event in events.Images(tag)] == [20, 40, 60, 80]
+    assert [event.step for event in events.Histograms("parameters/hidden1/kernel")] == [20, 40, 60, 80]
+    _, state = jaxcnn.load(directory)
+    last = events.Histograms("parameters/hidden1/kernel")[-1].histogram_value
+    np.testing.assert_allclose(last.max, state.params["hidden1"]["kernel"].max())
+
+
 def test_the_learning_rate_written_is_the_schedule(finished):
     directory, result = finished
     for record in run.metrics(directory).read():

@@ -147,7 +147,10 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_run_with_everything_says_what_it_did(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     result = train(EVERYTHING, tmp_path)
     records = run.Metrics(tmp_path / "metrics.jsonl").read()
     # The average is what is evaluated, by training and afterwards alike.
@@ -163,6 +166,16 @@ def test_a_run_with_everything_says_what_it_did(tmp_path):
     assert np.isfinite(found.values).all()
     assert (found.values > 0).all()
     assert diagnostics.series(records, "dead").names == ("c1", "c3", "c5", "f6")
+    # TensorBoard has the gradients themselves, as histograms.
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"histograms": 0}).Reload()
+    spreads = events.Histograms("gradients/c3/kernel")
+    assert [event.step for event in spreads] == [1, 7, 14, 21, 28]
+    means = diagnostics.series(records, "gradient").select(lambda name: name == "c3/kernel").values[:, 0]
+    for event, mean in zip(spreads, means, strict=True):
+        spread = event.histogram_value
+        assert spread.num == 5 * 5 * 6 * 16
+        assert spread.min < 0 < spread.max
+        assert mean < np.sqrt(spread.sum_squares / spread.num) < 5 * mean
     seconds, rate = diagnostics.read_timing(tmp_path)
     assert {"data", "step", "compilation", "evaluation", "checkpoint", "diagnostics"} <= set(seconds)
     assert rate > 0

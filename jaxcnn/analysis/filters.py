@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import InputError
+from jaxcnn.layers.first_layer import as_pictures, first_kernel
 from jaxcnn.state import State
 
 
@@ -43,36 +42,14 @@ def first_layer(model: nn.Module, state: State, input_shape: tuple[int, int, int
     Raises:
       InputError: the model calls no such layer, or the first one does not see the image itself.
     """
-    kernels: list[tuple[tuple[str, ...], Array]] = []
-
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        kernel = _kernel(state.variables["params"], context.module.path)
-        if kernel is not None:
-            kernels.append((context.module.path, kernel))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-        jax.eval_shape(lambda variables, x: model.apply(variables, x, train=False), state.variables, images)
-    if not kernels:
+    found = first_kernel(model, state.variables, input_shape)
+    if found is None:
         raise InputError(f"{type(model).__name__} calls no convolution or dense layer; expected at least one")
-    path, kernel = kernels[0]
-    height, width, channels = input_shape
-    if kernel.ndim == 2 and kernel.shape[0] == height * width * channels:
-        kernel = kernel.reshape(height, width, channels, -1)
-    if kernel.ndim != 4 or channels % kernel.shape[2]:
+    path, kernel = found
+    pictures = as_pictures(kernel, input_shape)
+    if pictures is None:
         raise InputError(
             f"the first layer, {'/'.join(path)}, has a kernel of shape {kernel.shape}; expected [kh, kw, cin, cout] "
-            f"or [{height * width * channels}, units] on images of shape {input_shape}"
+            f"or [{math.prod(input_shape)}, units] on images of shape {input_shape}"
         )
-    return FirstLayer("/".join(path), kernel)
-
-
-def _kernel(params: Mapping[str, Any], path: tuple[str, ...]) -> Array | None:
-    """The parameter "kernel" of the module at `path`, if it has one."""
-    for name in path:
-        if name not in params:
-            return None
-        params = params[name]
-    kernel = params.get("kernel")
-    return None if isinstance(kernel, Mapping) else kernel
+    return FirstLayer("/".join(path), pictures)

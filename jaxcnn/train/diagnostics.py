@@ -41,6 +41,7 @@ class Diagnosis(flax.struct.PyTreeNode):
       dead: share of each ReLU's units (channels) that are zero at every position of every example, [R]; NaN for a
         ReLU that was not executed.
       zero: share of each ReLU's values that are zero, [R]; NaN likewise.
+      gradients: the gradient of each parameter itself, P arrays.
     """
 
     # Not array types: JAX rebuilds pytrees around shapes, shardings and other placeholders.
@@ -52,6 +53,7 @@ class Diagnosis(flax.struct.PyTreeNode):
     norm: Any
     dead: Any
     zero: Any
+    gradients: Any
 
 
 DiagnosticsStep: TypeAlias = Callable[[State, Any], Diagnosis]
@@ -103,6 +105,7 @@ def make_diagnostics_step(objective: Objective) -> DiagnosticsStep:
             norm=jnp.sqrt(jnp.stack(list(squares.values()))),
             dead=_concatenated(dead)[order],
             zero=_concatenated(zero)[order],
+            gradients=tuple(gradients[path] for path in parameters),
         )
 
     return step

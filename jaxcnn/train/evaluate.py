@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +111,26 @@ class Evaluator:
         self._source, self._devices = source, devices
         self._config = dataclasses.replace(config, batch_size=batch_size)
 
-    def __call__(self, state: State) -> Evaluation:
-        """Scores of `state` on the split."""
-        return _mean(sums for _, sums, _ in self._batches(state))
+    @property
+    def batch_size(self) -> int:
+        """Images at once, of all devices."""
+        return self._config.batch_size
+
+    def __call__(self, state: State, seen: Callable[[int, Array], None] | None = None) -> Evaluation:
+        """Scores of `state` on the split.
+
+        Args:
+          state: of the network.
+          seen: called with the number of each batch, from 0, and its logits.
+        """
+
+        def sums() -> Iterator[Metrics]:
+            for number, (_, summed, logits) in enumerate(self._batches(state)):
+                if seen is not None:
+                    seen(number, logits)
+                yield summed
+
+        return _mean(sums())
 
     def predict(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         """The logits [examples, k] that `state` gives on the split, in its order, and the labels [examples]."""

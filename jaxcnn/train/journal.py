@@ -10,17 +10,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import flax.linen as nn
+import numpy as np
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from jaxcnn import run
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.errors import CheckpointError
+from jaxcnn.layers.first_layer import as_pictures, first_kernel
 from jaxcnn.state import State
 from jaxcnn.train import cluster, diagnostics, recovery
+from jaxcnn.train.board import TensorBoard, kernels_sheet, predictions_sheet
 from jaxcnn.train.diagnostics import Diagnosis, Part, Timing
 from jaxcnn.train.evaluate import Evaluation
-from jaxcnn.train.logging import Display, TensorBoard
+from jaxcnn.train.logging import Display
+from jaxcnn.train.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,9 @@ class Journal:
         self._timing = Timing(self._files.directory if self._writes else None, step=step)
         if not self._writes:
             return
-        total_steps = self._experiment.training.epochs * steps_per_epoch
-        self._display = self._stack.enter_context(Display(self._console, step=step, total_steps=total_steps))
+        epochs = self._experiment.training.epochs
+        display = Display(self._console, step=step, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        self._display = self._stack.enter_context(display)
         self._board = self._stack.enter_context(TensorBoard(self._files.directory / "tensorboard", step=step))
 
     def _require_plausible(self, step: int, first_save: int) -> None:
@@ -163,6 +170,13 @@ class Journal:
             record = diagnostics.record(step, diagnosis)
             self._files.metrics.append(record)
             self._board.write({"step": step, "split": record["split"], **diagnostics.scalars(record)})
+            gradients = zip(diagnosis.parameters, diagnosis.gradients, strict=True)
+            self._board.histograms(step, "gradients", dict(gradients))
+
+    def stepped(self, step: int) -> None:
+        """Shows that a step is under way."""
+        if self._writes:
+            self._display.stepped(step)
 
     def trained(self, step: int, means: Mapping[str, float], learning_rate: float, images: int) -> None:
         """Writes a training record.
@@ -178,16 +192,30 @@ class Journal:
             record = {"step": step, "split": "train", **means, "learning_rate": learning_rate}
             self._files.metrics.append(record)
             self._board.write(record, images_per_second=rate)
-            self._display.trained(step, **means, images_per_second=rate)
+            self._display.trained(**means, images_per_second=rate)
 
-    def evaluated(self, step: int, scores: Evaluation) -> None:
-        """Writes the scores on the held-out split at the end of an epoch."""
+    def evaluated(self, step: int, scores: Evaluation, model: nn.Module, state: State, samples: Samples) -> None:
+        """Writes the scores on the held-out split at the end of an epoch, and pictures of what was evaluated.
+
+        Args:
+          step: optimisation steps done.
+          scores: of the held-out split.
+          model: the network, under no mapped axis.
+          state: its state.
+          samples: what it sees in some of the images.
+        """
         if self._writes:
             record = {"step": step, "split": self.held_out, **asdict(scores)}
             self._files.metrics.append(record)
             self._board.write(record)
-            epoch, epochs = step // self._steps_per_epoch, self._experiment.training.epochs
-            self._display.evaluated(epoch, epochs, record, self._timing.images_per_second)
+            self._display.evaluated(step, record, self._timing.images_per_second)
+            self._board.histograms(step, "parameters", flatten_dict(state.params, sep="/"))
+            shown = (samples.images, samples.probabilities, samples.labels, self._spec.class_names)
+            self._board.image(step, "predictions", predictions_sheet(*shown))
+            found = first_kernel(model, state.variables, self._spec.input_shape)
+            pictures = None if found is None else as_pictures(found[1], self._spec.input_shape)
+            if pictures is not None:
+                self._board.image(step, "first_layer", kernels_sheet(np.asarray(pictures)))
 
     def save(self, state: State, progress: Mapping[str, Any], scores: Evaluation | None) -> None:
         """Saves the state in the background, with what the input and the records continue from."""

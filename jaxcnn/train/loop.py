@@ -23,6 +23,7 @@ from jaxcnn.train.diagnostics import make_diagnostics_step
 from jaxcnn.train.evaluate import Evaluation, Evaluator
 from jaxcnn.train.journal import Journal, has_checkpoints
 from jaxcnn.train.parallel import map_diagnostics_step, map_train_step, replicate
+from jaxcnn.train.samples import Samples
 from jaxcnn.train.step import AXIS, make_objective, make_train_step
 
 
@@ -187,7 +188,9 @@ def _train(
 
         train_step = map_train_step(make_train_step(model, optimizer, experiment), devices)
         diagnose = map_diagnostics_step(make_diagnostics_step(make_objective(model, experiment)), devices)
-        evaluate = Evaluator(model.clone(axis_name=None), evaluation, experiment.data, devices, experiment.loss.name)
+        alone = model.clone(axis_name=None)
+        evaluate = Evaluator(alone, evaluation, experiment.data, devices, experiment.loss.name)
+        samples = Samples(evaluation, evaluate.batch_size, devices)
         batches = pipeline.training(
             training, experiment.data, seed=config.seed, start_step=step, stop_step=total_steps, devices=devices
         )
@@ -213,6 +216,7 @@ def _train(
                 # The host may run two steps ahead, no more: queued steps hold their batches in memory. So it waits here
                 # for the numbers of the last but two.
                 pending[-3] = _numbers(pending[-3])
+            journal.stepped(step)
             journal.lap("step" if taken else "compilation")
             images += experiment.data.batch_size if taken else 0
             epoch_ends = step % steps_per_epoch == 0
@@ -229,9 +233,9 @@ def _train(
 
             scores = None
             if epoch_ends:
-                scores = evaluate(state)
+                scores = evaluate(state, samples.see)
                 top1 = scores.top1
-                journal.evaluated(step, scores)
+                journal.evaluated(step, scores, alone, state, samples)
                 observed = schedules.observe(state.opt_state, experiment.optimizer, scores.loss)
                 state = replicate(state.replace(opt_state=observed), devices)
                 journal.lap("evaluation")
