@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.cli.attack import attack
+from jaxcnn.cli.dynamics import dynamics
 from jaxcnn.cli.explain import filters, patches
 from jaxcnn.cli.fool import fool
 from jaxcnn.cli.lesion import lesion
@@ -38,6 +39,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         occlusion,
         trust,
         lesion,
+        dynamics,
         maximize,
         fool,
         attack,
@@ -63,6 +65,7 @@ COMPILING = frozenset(
         "occlusion",
         "trust",
         "lesion",
+        "dynamics",
         "maximize",
         "fool",
         "attack",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
@@ -40,7 +41,8 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
       networks: norms [L, N] of L layers and N images, at least 0, by what the network is called: its activation.
 
     Returns:
-      A figure of one column: the mean over the images, and the band of the middle 90 % of them.
+      A figure of one column: the median of the images, and a band of the middle half of them. A few images that the
+      network has wrong have gradients far above all others, so that a mean would be theirs.
 
     Raises:
       InputError: there is no network, or the norms are not [L, N], finite and at least 0.
@@ -56,9 +58,9 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
         x = np.arange(1, len(norms) + 1)
         color = style.COLORS[number % len(style.COLORS)]
         mark = style.MARKERS[number % len(style.MARKERS)]
-        mean = norms.mean(1)
-        axes.plot(x, np.where(mean > 0, mean, np.nan), color=color, marker=mark, label=name)
-        low, high = np.quantile(norms, (0.05, 0.95), axis=1)
+        low, middle, high = np.quantile(norms, (0.25, 0.5, 0.75), axis=1)
+        often = {"markevery": max(1, -(-len(x) // 12))}  # more marks run together
+        axes.plot(x, np.where(middle > 0, middle, np.nan), color=color, marker=mark, label=name, **often)
         axes.fill_between(x, np.where(low > 0, low, np.nan), high, color=color, alpha=0.2, linewidth=0)
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
@@ -67,7 +69,7 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
     axes.set_ylabel("|d loss / d layer| (log scale)")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2)
+    _legend(figure, networks)
     return figure
 
 
@@ -150,7 +152,7 @@ def loss_slices(steps: ArrayLike, networks: Mapping[str, ArrayLike]) -> Figure:
     axes.set_ylabel("cross-entropy (nats, log scale)")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=2)
+    _legend(figure, networks)
     return figure
 
 
@@ -181,7 +183,7 @@ def loss_plane(rows: ArrayLike, columns: ArrayLike, losses: ArrayLike, *, title:
     figure = style.StyledFigure(figsize=(style.COLUMN, 3.1), layout="constrained")
     axes = figure.subplots()
     masked = np.ma.masked_where(~(np.isfinite(values) & (values > 0)), values)
-    lines = axes.contour(x, y, masked, levels=edges, cmap="viridis", linewidths=0.8)
+    lines = axes.contour(x, y, masked, levels=edges, cmap="viridis", norm=LogNorm(low, edges[-1]), linewidths=0.8)
     axes.clabel(lines, edges[1::2], fmt=style.number, fontsize=style.SMALL)
     axes.plot(0, 0, "x", color=style.WRONG, markersize=6)
     axes.set_aspect("equal")
@@ -217,7 +219,7 @@ def effective_fields(layers: Mapping[str, SeenField], *, width: float = style.PA
         raise InputError(f"heat maps have shapes {shapes}; expected [H, W]")
     cell = width / max(columns, 3)
     tall = max(shape[0] / shape[1] for shape in shapes)
-    figure = style.StyledFigure(figsize=(cell * columns, rows * (cell * tall + 0.4)), layout="constrained")
+    figure = style.StyledFigure(figsize=(cell * columns, rows * (cell * tall + 0.55)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(layers) :]:
         axes.set_axis_off()
@@ -243,8 +245,13 @@ def effective_fields(layers: Mapping[str, SeenField], *, width: float = style.PA
         axes.set(xticks=[], yticks=[])
         axes.set_title(style.shorten(name, cell / style.POINT - 8), loc="left")
         sees = f"{bottom - top}×{right - left}"  # noqa: RUF001
-        axes.set_xlabel(f"sees {sees}, uses about {field.side:.0f}×{field.side:.0f}", size=style.SMALL)  # noqa: RUF001
+        axes.set_xlabel(f"sees {sees},\nuses about {field.side:.0f}×{field.side:.0f}", size=style.SMALL)  # noqa: RUF001
     return figure
+
+
+def _legend(figure: Figure, names: Iterable[str]) -> None:
+    columns = style.legend_columns(names, figure.get_figwidth())
+    figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.2)
 
 
 def log_ticks(axis: Axis) -> None:

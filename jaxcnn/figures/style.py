@@ -6,7 +6,7 @@ import functools
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -141,6 +141,17 @@ def shorten(text: str, width: float, size: float = SMALL) -> str:
         return text
     kept = next((n for n in range(len(text) - 1, 0, -1) if text_width(text[:n].rstrip() + "…", size) <= width), 0)
     return text[:kept].rstrip() + "…"
+
+
+def legend_columns(labels: Iterable[str], width: float) -> int:
+    """How many columns of a legend of lines fit.
+
+    Args:
+      labels: at least one.
+      width: of the figure in inches.
+    """
+    widest = max(map(text_width, labels)) + 34  # points for a line, and for the room between columns
+    return max(1, int((width / POINT - 10) / widest))
 
 
 def save(figure: Figure, path_stem: str | os.PathLike[str]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,7 +16,8 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import lesion as figures
 from jaxcnn.report import results
-from jaxcnn.report.subject import BATCH, Network, Subject
+from jaxcnn.report.beside import Batches, by_architecture, require_labels
+from jaxcnn.report.subject import Network, Subject
 
 Kind: TypeAlias = Literal["delete", "random", "shuffle", "paths"]
 Result: TypeAlias = lesion.Single | lesion.Several | lesion.Shuffled | gradients.Paths
@@ -79,16 +80,13 @@ def draw_lesion(
     if counts and kind == "delete":
         raise InputError(f"counts are {tuple(counts)}; expected none where each block is deleted by itself")
     networks = [subject.network, *beside]
-    _check_labels(subject, networks)
-    most = limit if limit is not None else EXAMPLES_OF_PATHS if kind == "paths" else EXAMPLES
-    if most < 1:
-        raise InputError(f"limit is {most}; expected at least 1 image")
-    total = len(subject.source)
-    indices = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
+    require_labels(subject, networks)
+    most = EXAMPLES_OF_PATHS if kind == "paths" else EXAMPLES
+    batches = Batches(subject, most if limit is None else limit)
     measure = _measure(kind, tuple(counts), repeats, jax.random.key(seed))
-    found = [(network, measure(network, _Batches(subject, indices))) for network in networks]
-    said = f"{len(indices):,} {subject.origin}"
-    arrays: dict[str, np.ndarray] = {"indices": indices}
+    found = [(network, measure(network, batches)) for network in networks]
+    said = f"{len(batches):,} {subject.origin}"
+    arrays: dict[str, np.ndarray] = {"indices": batches.indices}
     for number, (_, result) in enumerate(found):
         arrays |= {
             f"{name}_{number}": np.asarray(value) for name, value in result._asdict().items() if name != "blocks"
@@ -104,8 +102,8 @@ def draw_lesion(
         "beside": [network.about() for network in beside],
         **subject.about(),
     }
-    drawn = {kind: _figure(kind, _named(found), said, 1 - 1 / len(subject.source.class_names))}
-    return Lesioned(folder, results.write(folder, "lesion", arrays, about, drawn), len(indices), found)
+    drawn = {kind: _figure(kind, by_architecture(found), said, 1 - 1 / len(subject.source.class_names))}
+    return Lesioned(folder, results.write(folder, "lesion", arrays, about, drawn), len(batches), found)
 
 
 def values(result: Result) -> dict[str, Any]:
@@ -148,38 +146,8 @@ def _note(block: Block) -> str:
     return ", which halves the map" if block.downsamples else ""
 
 
-class _Batches:
-    """Images with their labels, read anew each time."""
-
-    def __init__(self, subject: Subject, indices: np.ndarray) -> None:
-        self._subject, self._indices = subject, indices
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, len(self._indices), BATCH):
-            images, labels = self._subject.source.read(self._indices[start : start + BATCH])
-            yield images.astype(np.float32) / 255, labels
-
-    def whole(self) -> tuple[np.ndarray, np.ndarray]:
-        """All at once."""
-        images, labels = zip(*self, strict=True)
-        return np.concatenate(images), np.concatenate(labels)
-
-
-def _check_labels(subject: Subject, networks: Sequence[Network]) -> None:
-    if not subject.labelled:
-        raise InputError("the photographs have no labels; expected file or folder names that begin with a synset")
-    classes = len(subject.source.class_names)
-    for network in networks:
-        if network.model.num_classes != classes:
-            raise InputError(
-                f"{network.title} has {network.model.num_classes} classes; expected {classes}, as the images have"
-            )
-
-
-def _measure(
-    kind: Kind, counts: tuple[int, ...], repeats: int, key: jax.Array
-) -> Callable[[Network, _Batches], Result]:
-    def measure(network: Network, batches: _Batches) -> Result:
+def _measure(kind: Kind, counts: tuple[int, ...], repeats: int, key: jax.Array) -> Callable[[Network, Batches], Result]:
+    def measure(network: Network, batches: Batches) -> Result:
         asked = network.model, network.state
         if kind == "delete":
             return lesion.single(*asked, batches)
@@ -193,17 +161,6 @@ def _measure(
         return lesion.several(*asked, batches, counts or range(1, min(MOST, deletable) + 1), repeats, key)
 
     return measure
-
-
-def _named(found: Sequence[tuple[Network, Result]]) -> dict[str, list[Any]]:
-    """The results of networks of one architecture together, by what they are called."""
-    groups: dict[tuple[str, str], list[tuple[Network, Result]]] = {}
-    for network, result in found:
-        options = ", ".join(f"{name} {value}" for name, value in sorted(network.spec.options.items()))
-        groups.setdefault((network.spec.name, options), []).append((network, result))
-    names = [name for name, _ in groups]
-    titles = [f"{name} ({options})" if options and names.count(name) > 1 else name for name, options in groups]
-    return {title: [result for _, result in group] for title, group in zip(titles, groups.values(), strict=True)}
 
 
 def _figure(kind: Kind, groups: dict[str, list[Any]], images: str, chance: float) -> Any:

@@ -1,0 +1,86 @@
+"""Several networks that are asked the same of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxcnn.errors import InputError
+from jaxcnn.report.subject import BATCH, Network, Subject
+
+_T = TypeVar("_T")
+_Architecture: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
+
+
+class Batches:
+    """Images with their labels, read anew each time.
+
+    Attributes:
+      indices: of the images in their split.
+    """
+
+    def __init__(self, subject: Subject, limit: int) -> None:
+        """Chooses images at equal distances from all.
+
+        Raises:
+          InputError: the limit is below 1.
+        """
+        if limit < 1:
+            raise InputError(f"limit is {limit}; expected at least 1 image")
+        total = len(subject.source)
+        self._subject = subject
+        self.indices = np.linspace(0, total - 1, min(limit, total)).round().astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]]:
+        for start in range(0, len(self.indices), BATCH):
+            images, labels = self._subject.source.read(self.indices[start : start + BATCH])
+            yield images.astype(np.float32) / 255, labels
+
+    def whole(self) -> tuple[Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
+        """All at once."""
+        images, labels = zip(*self, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+
+def require_labels(subject: Subject, networks: Sequence[Network]) -> None:
+    """Refuses images whose labels mean nothing, or not what the networks' logits stand for.
+
+    Raises:
+      InputError: so it is.
+    """
+    if not subject.labelled:
+        raise InputError("the photographs have no labels; expected file or folder names that begin with a synset")
+    classes = len(subject.source.class_names)
+    for network in networks:
+        if network.model.num_classes != classes:
+            raise InputError(
+                f"{network.title} has {network.model.num_classes} classes; expected {classes}, as the images have"
+            )
+
+
+def by_architecture(found: Sequence[tuple[Network, _T]]) -> dict[str, list[_T]]:
+    """What was found of networks of one architecture together, each a seed.
+
+    Returns:
+      By the networks' name; of those that differ in options alone with these options, and where all have one name,
+      without it.
+    """
+    groups: dict[_Architecture, list[_T]] = {}
+    for network, result in found:
+        groups.setdefault((network.spec.name, tuple(sorted(network.spec.options.items()))), []).append(result)
+    return {_title(one, list(groups)): results for one, results in groups.items()}
+
+
+def _title(one: _Architecture, all_of_them: Sequence[_Architecture]) -> str:
+    name, options = one
+    alike = [dict(others) for other, others in all_of_them if other == name]
+    differ = [f"{key} {value}" for key, value in options if any(others.get(key) != value for others in alike)]
+    if not differ:
+        return name
+    return ", ".join(differ) if len(alike) == len(all_of_them) else f"{name} ({', '.join(differ)})"
