@@ -59,8 +59,8 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
         color = style.COLORS[number % len(style.COLORS)]
         mark = style.MARKERS[number % len(style.MARKERS)]
         low, middle, high = np.quantile(norms, (0.25, 0.5, 0.75), axis=1)
-        often = {"markevery": max(1, -(-len(x) // 12))}  # more marks run together
-        axes.plot(x, np.where(middle > 0, middle, np.nan), color=color, marker=mark, label=name, **often)
+        every = max(1, -(-len(x) // 12))  # more marks run together
+        axes.plot(x, np.where(middle > 0, middle, np.nan), color=color, marker=mark, label=name, markevery=every)
         axes.fill_between(x, np.where(low > 0, low, np.nan), high, color=color, alpha=0.2, linewidth=0)
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
