@@ -81,6 +81,8 @@ class DataConfig:
     """Height and width in pixels that every image is resized to (bilinear); None keeps the dataset's own."""
     validation: float = 0.0
     """Share of the training split held out for validation, in [0, 1); 0 follows training on the test split."""
+    limit: int | None = None
+    """Training images that are kept, drawn at random from the seed; None keeps all."""
     batch_size: int = 128
     """Global batch size in examples, over all devices."""
     storage: Literal["auto", "device", "stream"] = "auto"
@@ -93,7 +95,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
         _require(0 <= self.validation < 1, "data.validation", self.validation, "a share in [0, 1)")
-        size = self.image_size
+        limit, size = self.limit, self.image_size
+        _require(limit is None or limit >= 1, "data.limit", limit, "at least 1")
         _require(size is None or 1 <= size <= 4096, "data.image_size", size, "1 to 4096 pixels")
         _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
         for name, strength in self.augment.items():

@@ -49,6 +49,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The arms as points of curves, where a number is what they differ in.
+
+    Attributes:
+      title: what the number is, with its unit.
+      points: of each arm, the name of its curve and where on the curve it lies.
+    """
+
+    title: str
+    points: Mapping[str, tuple[str, float]]
+
+
+@dataclass(frozen=True)
 class Study:
     """Several experiments, the arms, which differ in what the question is about; each is trained from several seeds.
 
@@ -61,6 +74,7 @@ class Study:
       caption: what must be known to read the figure and the table.
       seeds: each arm's `training.seed`.
       measures: what is asked of the trained runs, by names that are file names.
+      axis: draws what the arms came to against a number, in place of how they learned; None draws curves over training.
     """
 
     name: str
@@ -71,6 +85,7 @@ class Study:
     caption: str
     seeds: tuple[int, ...] = (0, 1, 2)
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    axis: Axis | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -90,6 +105,9 @@ class Study:
                     "other, as they are compared on the same split"
                 )
 
+            if self.axis is not None and arms.keys() - self.axis.points.keys():
+                missing = sorted(arms.keys() - self.axis.points.keys())
+                raise InputError(f"the axis of study {self.name!r} has no point of {missing[0]!r}; expected all arms")
         for name, measure in self.measures.items():
             if not re.fullmatch(r"\w+", name):
                 raise InputError(f"a measure's name is {name!r}; expected letters, digits and _")

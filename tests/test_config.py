@@ -133,6 +133,7 @@ def test_where_data_lie_and_who_reads_them_is_no_difference():
         (lambda: DataConfig(batch_size=0), "data.batch_size is 0; expected at least 1"),
         (lambda: DataConfig(validation=1.0), "data.validation is 1.0"),
         (lambda: DataConfig(image_size=0), "data.image_size is 0"),
+        (lambda: DataConfig(limit=0), "data.limit is 0; expected at least 1"),
         (lambda: DataConfig(workers=-1), "data.workers is -1"),
         (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate is 0.0; expected a positive number"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate is nan"),

@@ -93,6 +93,21 @@ def test_validation_depends_on_the_seed_only():
     assert not np.array_equal(chosen(1), chosen(2))
 
 
+def test_a_limit_keeps_images_of_train_alone_drawn_from_the_seed():
+    whole = {split: spec.open_split(DataConfig(validation=0.25), split, seed=3) for split in ("train", "validation")}
+    few = DataConfig(validation=0.25, limit=100)
+    kept, again, other = (spec.open_split(few, "train", seed) for seed in (3, 3, 4))
+    assert len(kept) == 100
+    np.testing.assert_array_equal(kept.read(range(100))[0], again.read(range(100))[0])
+    assert not np.array_equal(kept.read(range(100))[0], other.read(range(100))[0])
+    pictures = {image.tobytes() for image in whole["train"].read(range(len(whole["train"])))[0]}
+    assert pictures.issuperset(image.tobytes() for image in kept.read(range(100))[0])
+    assert len(spec.open_split(few, "validation", 3)) == len(whole["validation"])
+    assert len(spec.open_split(few, "test", 3)) == 359
+    with pytest.raises(InputError, match="data.limit is 5000; expected at most the 1438 training images"):
+        spec.open_split(DataConfig(limit=5000), "train", 0)
+
+
 def test_validation_that_was_not_asked_for_is_an_error():
     with pytest.raises(InputError, match=r"data\.validation is 0"):
         data.open_split(DataConfig(), "validation", 0)

@@ -13,16 +13,18 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import invoke
+from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from scipy import stats
 
-from jaxcnn import catalog, models
+from jaxcnn import catalog, config, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.study import Study
@@ -398,3 +400,22 @@ def test_every_study_says_what_it_asks_and_names_what_exists(name):
         assert experiment.model.name in models.names()
         assert set(experiment.model.options) <= set(models.options(experiment.model.name))
         assert re.fullmatch(r"\w+(/[\w.-]+)?", experiment.data.dataset)  # any that TFDS knows will do
+
+
+SHAPES = {"fashion_mnist": (28, 28, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+@pytest.mark.parametrize("name", sorted(catalog.files("study")))
+def test_every_network_of_the_quick_scale_takes_the_images(name):
+    quick = catalog.load_study(name)[0].quick
+    distinct = {json.dumps(config.to_json(e) | {"training": 0, "optimizer": 0}): e for e in quick.values()}
+    for experiment in distinct.values():
+        data = experiment.data
+        height, width, channels = SHAPES[data.dataset]
+        shape = (1, data.image_size or height, data.image_size or width, channels)
+        model = models.create(experiment.model.name, num_classes=10, **experiment.model.options)
+        variables = jax.eval_shape(
+            lambda shape=shape, model=model: model.init(jax.random.key(0), jnp.zeros(shape), train=False)
+        )
+        parts = {path.split("/")[0] for path in flatten_dict(variables["params"], sep="/")} | {"rest"}
+        assert experiment.optimizer.rates.keys() <= parts

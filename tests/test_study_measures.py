@@ -15,10 +15,13 @@ from commands import invoke
 from scipy import stats
 from test_study import FILE, small
 
+from jaxcnn import models, run
+from jaxcnn.config import Experiment, ModelSpec
 from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.measures import COST
 from jaxcnn.report.page.report import write_report
 from jaxcnn.run import Metrics
-from jaxcnn.study import Measure, Study
+from jaxcnn.study import Axis, Measure, Study, Trained
 from jaxcnn.train import study, study_measures, study_results, study_tables
 
 SEEDS = (0, 5, 7)
@@ -154,6 +157,35 @@ def test_a_number_that_is_not_finite_is_none(ended):
     np.testing.assert_array_equal(values, [[math.nan, 2], [math.nan, 2]])
 
 
+AXIS = Axis("rate", {"plain": ("one curve", 0.1), "with momentum": ("one curve", 0.05)})
+
+
+AXIS_TEXT = """
+import dataclasses
+from jaxcnn.study import Axis
+AXIS = Axis("rate", {"plain": ("one curve", 0.1), "with momentum": ("one curve", 0.05)})
+STUDY = dataclasses.replace(STUDY, axis=AXIS)
+"""
+
+
+def test_arms_are_points_along_an_axis(ended):
+    chosen = dataclasses.replace(asking(one=Measure(lambda run: {"all": 2.0}, "two", "")), axis=AXIS)
+    study_measures.measure(chosen, ended, **WHERE)
+    ((asked, curves),) = study_measures.points(chosen, study_measures.collect(chosen, ended, **WHERE))
+    assert (asked.position, list(curves)) == ("rate", ["one curve"])
+    assert curves["one curve"][:2] == ((0.1, 0.05), (2.0, 2.0))
+    rows = study_results.rows(study_results.collect(chosen, ended, **WHERE), SEEDS)
+    outcomes = study_tables.outcomes_along(AXIS, rows, "test")
+    assert {title: log for title, (_, log) in outcomes.items()} == {
+        "training loss": True,
+        "test loss": True,
+        "test accuracy": False,
+    }
+    assert outcomes["test accuracy"][0]["one curve"] == ((0.1, 0.05), (0.5, 0.5), (0.5, 0.5), (0.5, 0.5))
+    with pytest.raises(InputError, match="the axis of study 'small' has no point of 'plain'; expected all arms"):
+        dataclasses.replace(chosen, axis=Axis("rate", {"with momentum": ("a", 1.0)}))
+
+
 def test_the_command_measures_and_draws(ended, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     measure = "def head(run):\n    return {'a': 1.0, 'b': len(run.directory.name)}\n\n"
@@ -168,7 +200,11 @@ def test_the_command_measures_and_draws(ended, tmp_path, monkeypatch, capsys):
         ("plain", "b", 6.0),
     ]
     assert (ended / "small-measures.png").stat().st_size > 100
+    Path("small.py").write_text(Path("small.py").read_text() + AXIS_TEXT)
+    before = (ended / "small.png").read_bytes()
     assert "| arm           |" in invoke(capsys, "study", "small.py", "--run", str(ended))[1].split("Length, by")[1]
+
+    assert (ended / "small.png").read_bytes() != before  # along the axis now
 
 
 @pytest.mark.slow
@@ -177,3 +213,14 @@ def test_the_page_of_the_study_shows_the_measures(ended):
     text = write_report([ended]).read_text()
     assert "Test accuracy, by crops" in text
     assert "Accuracy together, by members" in text
+
+
+def test_what_a_network_costs_is_what_its_summary_says(tmp_path, monkeypatch):
+    spec = ModelSpec("mlp", models.options("mlp"), 10, (28, 28, 1), (0.5,), (0.5,), tuple("0123456789"))
+    monkeypatch.setattr(run, "read", lambda directory: (Experiment(), spec))
+    known = models.facts("mlp")
+    found = {name: measure.of(Trained(tmp_path, None)) for name, measure in COST.items()}
+    assert found == {
+        "parameters": {"network": known.parameters},
+        "multiply_adds": {"network": known.multiply_adds},
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tyro
 
@@ -52,27 +53,33 @@ def study(arguments: Sequence[str]) -> None:
         from jaxcnn.figures import study as study_figure
         from jaxcnn.figures import style
 
+        def panel(label: str, position: str, arms: Mapping[str, Sequence[Any]], log: bool) -> study_figure.Panel:
+            return study_figure.Panel(
+                label, position, {arm: study_figure.Points(*points) for arm, points in arms.items()}, log
+            )
+
         where = {"scale": scale, "seeds": seeds}
         study_measures.measure(chosen, directory, **where, data_directory=location, console=console())
         measured = study_measures.collect(chosen, directory, **where)
         arms = results.collect(chosen, directory, **where)
         table = results.rows(arms, seeds)
-        bands = {
-            panel: {arm: study_figure.Band(*curve) for arm, curve in lines.items()}
-            for panel, lines in results.curves(arms).items()
-        }
-        diverged = [name for name, arm in arms.items() if arm.diverged]
-        figure = study_figure.learning_curves(**bands, split=split, diverged=diverged)
+        if chosen.axis is None:
+            bands = {
+                panel: {arm: study_figure.Band(*curve) for arm, curve in lines.items()}
+                for panel, lines in results.curves(arms).items()
+            }
+            diverged = [name for name, arm in arms.items() if arm.diverged]
+            figure = study_figure.learning_curves(**bands, split=split, diverged=diverged)
+        else:
+            outcomes = study_tables.outcomes_along(chosen.axis, table, split)
+            figure = study_figure.measures(
+                [panel(title, chosen.axis.title, *found) for title, found in outcomes.items()]
+            )
         files = study_tables.write(chosen, directory, scale, arms, seeds, measured)
         stem = f"{directory}/{study_tables.file_name(chosen, seeds)}"
         files += style.save(figure, stem)
-        panels = [
-            study_figure.Panel(
-                asked.title, asked.position, {arm: study_figure.Points(*one) for arm, one in found}, asked.log
-            )
-            for asked, found in study_measures.points(chosen, measured)
-        ]
-        if panels:
+        if drawn := study_measures.points(chosen, measured):
+            panels = [panel(asked.title, asked.position, found, asked.log) for asked, found in drawn]
             files += style.save(study_figure.measures(panels), f"{stem}-measures")
     if as_json:
         rows = [dataclasses.asdict(row) for row in table]

@@ -131,10 +131,11 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
     """Opens one split of the configured dataset.
 
     The validation split is `config.validation` of the training split, held out by a permutation that depends on
-    `seed` alone; "train" is what remains. The order within each split stays that of the dataset.
+    `seed` alone; "train" is `config.limit` of what remains, if that is set. The order within each split stays that of
+    the dataset.
 
     Args:
-      config: dataset, directory, image size and validation share.
+      config: dataset, directory, image size, validation share and limit.
       split: which part.
       seed: seed of the held-out choice.
 
@@ -155,6 +156,11 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
         source = tfds.open_named(config.dataset, config, "test" if split == "test" else "train")
     if split != "test" and config.validation > 0:
         source = held_out(source, config.validation, seed, keep=split == "validation")
+    if split == "train" and config.limit is not None:
+        if config.limit > len(source):
+            raise InputError(f"data.limit is {config.limit}; expected at most the {len(source)} training images")
+        kept = shuffled(len(source), seed, purpose="split", epoch=1)[: config.limit]
+        source = Subset(source, np.sort(kept))
     if len(source) == 0:
         raise InputError(f"the {split} split of {config.dataset!r} has no images; expected at least one")
     return source

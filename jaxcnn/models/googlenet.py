@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxcnn.errors import InputError
 from jaxcnn.layers import activations
 from jaxcnn.layers.activations import Activation
 from jaxcnn.layers.blocks import BlockModel, run_block
@@ -130,6 +131,7 @@ class GoogLeNet(BlockModel):
       auxiliary_dropout: probability with which a unit of their hidden layers is dropped in training.
       dropout: probability with which a unit before the linear layer is dropped in training.
       activation: after every convolution and hidden dense layer.
+      width: factor of every number of filters, for small images and short experiments; at least 1/16.
     """
 
     form: str = "torchvision"
@@ -138,6 +140,15 @@ class GoogLeNet(BlockModel):
     auxiliary_dropout: float = 0.7
     dropout: float = 0.2
     activation: Activation = "relu"
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the width."""
+        if self.width < 1 / 16:
+            raise InputError(
+                f"width is {self.width}; expected at least 1/16, which leaves the narrowest layer a filter"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: ArrayLike, *, train: bool) -> Array:
@@ -145,13 +156,17 @@ class GoogLeNet(BlockModel):
         unit = {"form": self.form, "activation": self.activation, "dtype": self.dtype, "axis_name": self.axis_name}
         conv = partial(_convolve, train=train, **unit)
         torchvision = self.form == "torchvision"
+
+        def scaled(features: int) -> int:
+            return round(self.width * features)
+
         x = self.standardize(images)
-        x = conv(x, 64, 7, "conv1", strides=2)
+        x = conv(x, scaled(64), 7, "conv1", strides=2)
         x = MaxPool(3, 2, ceil_mode=True, name="pool1")(x)
         if not torchvision:
             x = LocalResponseNorm(name="norm1")(x)
-        x = conv(x, 64, 1, "conv2")
-        x = conv(x, 192, 3, "conv3")
+        x = conv(x, scaled(64), 1, "conv2")
+        x = conv(x, scaled(192), 3, "conv3")
         if not torchvision:
             x = LocalResponseNorm(name="norm2")(x)
         x = MaxPool(3, 2, ceil_mode=True, name="pool2")(x)
@@ -160,7 +175,7 @@ class GoogLeNet(BlockModel):
                 x = MaxPool(3, 2, ceil_mode=True, name="pool3")(x)
             if name == "5a":
                 x = MaxPool(2 if torchvision else 3, 2, ceil_mode=True, name="pool4")(x)
-            module = Inception(features, unit, name=f"inception{name}")
+            module = Inception(tuple(map(scaled, features)), unit, name=f"inception{name}")
             x = run_block(module, x, remat=self.remat, train=train)
             if name in ("4a", "4d") and self.auxiliary and (train or self.is_initializing()):
                 i = 1 if name == "4a" else 2

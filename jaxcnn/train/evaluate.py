@@ -86,6 +86,10 @@ class PhotographEvaluation:
     predictions: tuple[Prediction, ...]
 
 
+_LEAST = 64
+"""Images that an evaluation step takes at least."""
+
+
 class Evaluator:
     """Evaluates one split again and again with one compiled step.
 
@@ -106,8 +110,9 @@ class Evaluator:
         loss: LossName = "cross_entropy",
     ) -> None:
         self._step: EvaluationStep = map_evaluation_step(make_evaluation_step(model, loss), devices)
-        # The last batch is padded anyway, so any batch size can be rounded up to what the devices share equally.
-        batch_size = -(-config.batch_size // len(devices)) * len(devices)
+        # The last batch is padded anyway, so any batch size can be raised, to what the devices share equally, and from
+        # the few images that a training step may have.
+        batch_size = -(-max(config.batch_size, _LEAST) // len(devices)) * len(devices)
         self._source, self._devices = source, devices
         self._config = dataclasses.replace(config, batch_size=batch_size)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.run import Metrics
 from jaxcnn.study import Measure, Scale, Study, Trained
 from jaxcnn.train.study import outcomes, run_directory
-from jaxcnn.train.study_results import Estimate, interval
+from jaxcnn.train.study_results import Estimate, along, interval
 
 Positions: TypeAlias = tuple[str, ...] | tuple[float, ...]
 
@@ -109,13 +109,20 @@ def collect(
 
 def points(
     study: Study, measured: Mapping[str, Mapping[str, Measured]]
-) -> list[tuple[Measure, list[tuple[str, tuple[Any, ...]]]]]:
-    """For a figure: of each measure the arms, with their positions, means, and ends of the interval."""
-    return [
-        (study.measures[name], [(arm, (one.positions, *interval(one.values))) for arm, one in found.items()])
-        for name, found in measured.items()
-        if found
-    ]
+) -> list[tuple[Measure, dict[str, tuple[Any, ...]]]]:
+    """For a figure: of each measure, by arm, the positions, means, and ends of the interval.
+
+    A measure with one number for each arm goes along the study's axis, if it has one.
+    """
+    drawn = []
+    for name, found in measured.items():
+        asked = study.measures[name]
+        if study.axis is not None and found and all(len(one.positions) == 1 for one in found.values()):
+            estimates = [one.estimates[0] for one in found.values()]
+            drawn.append((replace(asked, position=study.axis.title), along(study.axis, list(found), estimates)))
+        elif found:
+            drawn.append((asked, {arm: (one.positions, *interval(one.values)) for arm, one in found.items()}))
+    return drawn
 
 
 def as_rows(measured: Mapping[str, Mapping[str, Measured]]) -> list[dict[str, Any]]:

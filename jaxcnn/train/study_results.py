@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from scipy import stats
 
 from jaxcnn.errors import CheckpointError
 from jaxcnn.run import metrics
-from jaxcnn.study import Scale, Study
+from jaxcnn.study import Axis, Scale, Study
 from jaxcnn.train.study import outcomes, run_directory
 
 CONFIDENCE = 0.95
@@ -185,3 +185,12 @@ def rows(arms: Mapping[str, Arm], seeds: Sequence[int]) -> list[Row]:
             estimates = [Estimate(*map(float, ends)) for ends in zip(*interval(final), strict=True)]
         table.append(Row(name, int(sound.sum()), len(arm.diverged), *estimates))
     return table
+
+
+def along(axis: Axis, arms: Sequence[str], estimates: Sequence[Estimate]) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Estimates of arms along the axis of a study: by curve the positions, the means, and the ends of the interval."""
+    curves: dict[str, list[tuple[float, ...]]] = {}
+    for arm, estimate in zip(arms, estimates, strict=True):
+        curve, position = axis.points[arm]
+        curves.setdefault(curve, []).append((position, *astuple(estimate)))
+    return {curve: tuple(zip(*points, strict=True)) for curve, points in curves.items()}

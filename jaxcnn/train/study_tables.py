@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jaxcnn.run import write_file
-from jaxcnn.study import Measure, Scale, Study
+from jaxcnn.study import Axis, Measure, Scale, Study
 from jaxcnn.train.study_measures import Measured, as_rows
-from jaxcnn.train.study_results import CONFIDENCE, Arm, Estimate, Row, held_out, rows
+from jaxcnn.train.study_results import CONFIDENCE, Arm, Estimate, Row, along, held_out, rows
 
 Cells: TypeAlias = list[list[str]]
 """A table as texts, its first row the header."""
@@ -82,6 +82,13 @@ def _outcomes(row: Row, split: str) -> dict[str, Estimate]:
         f"{split} loss": row.held_out_loss,
         f"{split} accuracy": row.held_out_top1,
     }
+
+
+def outcomes_along(axis: Axis, table: Sequence[Row], split: str) -> dict[str, tuple[dict[str, Any], bool]]:
+    """For a figure: of each outcome its curves along the axis, see `along`, and whether it is logarithmic."""
+    arms = [row.arm for row in table]
+    by_title = {title: [_outcomes(row, split)[title] for row in table] for title in _outcomes(table[0], split)}
+    return {title: (along(axis, arms, estimates), "loss" in title) for title, estimates in by_title.items()}
 
 
 def csv_table(table: Sequence[Row], split: str) -> str:
@@ -173,9 +180,9 @@ def _cells(table: Sequence[Row], split: str) -> list[list[str]]:
 def _text(estimate: Estimate) -> str:
     if math.isnan(estimate.mean):
         return "diverged"
-    if math.isnan(estimate.low) or estimate.high == estimate.low:
-        return _number(estimate.mean)
-    return f"{_number(estimate.mean)} ± {_number((estimate.high - estimate.low) / 2)}"
+    half = (estimate.high - estimate.low) / 2
+    exact = math.isnan(half) or half <= 1e-9 * abs(estimate.mean)  # equal numbers have a rounded mean
+    return _number(estimate.mean) if exact else f"{_number(estimate.mean)} ± {_number(half)}"
 
 
 def _number(value: float) -> str:
