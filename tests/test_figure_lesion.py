@@ -18,11 +18,15 @@ from jaxcnn.figures.lesion import Deletions, Draws, Orders, PathGradients
 rng = np.random.default_rng(0)
 
 BLOCKS = [f"stage{s}/block{b}" for s in (1, 2, 3) for b in (1, 2, 3)]
-RESNET: Any = Deletions(BLOCKS, [i in (3, 6) for i in range(9)], 0.08 + 0.1 * rng.random((3, 9)), [0.07, 0.08, 0.09])
+ERRORS = 0.08 + 0.1 * rng.random((3, 9))
+RESNET: Any = Deletions(
+    BLOCKS, [i in (3, 6) for i in range(9)], ERRORS, [0.07, 0.08, 0.09], ERRORS.mean(0) - 0.2, ERRORS.mean(0) + 0.2
+)
 LAYERS = ["stem", *(f"{block}/conv{i}" for block in BLOCKS for i in (1, 2)), "head"]
 FIXED = np.isin(np.arange(20), (0, 7, 13, 19))
+HARM = np.where(FIXED, np.nan, 0.4 + 0.5 * rng.random((3, 20)))
 PLAIN: Any = Deletions(
-    LAYERS, np.isin(np.arange(20), (7, 13)), np.where(FIXED, np.nan, 0.4 + 0.5 * rng.random((3, 20))), [0.1] * 3
+    LAYERS, np.isin(np.arange(20), (7, 13)), HARM, [0.1] * 3, HARM.mean(0) - 0.05, HARM.mean(0) + 0.05
 )
 NETWORKS = {"cifar_resnet20": RESNET, "cifar_plain20": PLAIN}
 
@@ -50,10 +54,16 @@ def test_every_block_s_error_stands_in_its_place():
         squares = {x for line in points if line.get_marker() == "s" for x in line.get_xdata()}
         assert squares == {x for x in range(len(one.names)) if one.downsampling[x] and not np.isnan(errors[0, x])}
         assert sum(isinstance(patch, Rectangle) for patch in axes.patches) == np.isnan(errors[0]).sum()
+        ends = {tuple(np.round(path.vertices[:, 1], 6)) for path in axes.collections[0].get_paths()}
+        assert ends == {
+            (round(max(low, 0), 6), round(high, 6))
+            for low, high in zip(np.asarray(one.low), np.asarray(one.high), strict=True)
+            if low == low  # not NaN
+        }
         levels = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() in ("--", ":")]
         assert levels == pytest.approx([0.9, np.mean(one.intact)])
     said = words(figure)
-    for text in ("mean of 3 networks", "each network", "halves the map", "nothing deleted", "guessing"):
+    for text in ("mean of 3 networks, 95% interval", "each network", "halves the map", "nothing deleted", "guessing"):
         assert text in said
     assert "stage2/block1/conv2" in said
 
@@ -63,7 +73,8 @@ def test_a_single_network_and_a_deep_one_are_readable():
     check_legible(alone)
     assert "without the block" in words(alone)
     names = [f"stage{i // 18 + 1}/block{i % 18 + 1}" for i in range(54)]
-    deep = Deletions(names, [i in (18, 36) for i in range(54)], rng.random((2, 54)), [0.1, 0.1])
+    halving, unknown = [i in (18, 36) for i in range(54)], np.full(54, np.nan)
+    deep = Deletions(names, halving, rng.random((2, 54)), [0.1, 0.1], unknown, unknown)
     check_legible(lesion.single({"cifar_resnet110": deep, **NETWORKS}, chance=0.9, images=IMAGES))
 
 

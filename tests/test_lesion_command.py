@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,6 +18,9 @@ from jaxcnn.analysis import gradients, lesion
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.data import open_split
 from jaxcnn.interop import weights
+from jaxcnn.report import beside
+from jaxcnn.report.subject import Network
+from jaxcnn.state import State
 from jaxcnn.train.loop import train
 
 
@@ -146,3 +150,28 @@ def test_images_must_have_the_network_s_classes(capsys, file, tmp_path_factory):
     status, _, err = invoke(capsys, "lesion", "mlp", "--weights", path, "--dataset", "digits")
     assert status == 2
     assert "mlp has 7 classes; expected 10, as the images have" in err
+
+
+def network(name, architecture="mlp", **options):
+    spec = ModelSpec("mlp", {"width": 2}, 10, (8, 8, 1), (0.3,), (0.4,), ())
+    model, state = models.from_spec(spec), State(0, {}, {}, (), None, None)
+    return Network(name, None, None, replace(spec, name=architecture, options=options), model, state)
+
+
+def test_networks_of_one_name_are_told_apart_by_their_folders():
+    def called(*names):
+        return beside.names([network(name) for name in names])
+
+    assert called("runs/a", "runs/b") == ["a", "b"]
+    seeds = ("plain/seed-0", "resnet/seed-0", "resnet/seed-1")
+    assert called(*(f"runs/{seed}" for seed in seeds)) == list(seeds)
+    assert called("runs/a", "runs/a") == ["a", "a"]
+
+
+def test_architectures_are_called_by_what_differs():
+    relu, tanh = (network("run", activation=activation, depth=3) for activation in ("relu", "tanh"))
+    assert beside.by_architecture([(relu, 1), (relu, 2)]) == {"mlp": [1, 2]}
+    by_activation = beside.by_architecture([(relu, 1), (tanh, 2), (relu, 3)])
+    assert by_activation == {"activation relu": [1, 3], "activation tanh": [2]}
+    others = [(relu, 1), (tanh, 2), (network("run", "lenet5", activation="relu"), 3)]
+    assert list(beside.by_architecture(others)) == ["mlp (activation relu)", "mlp (activation tanh)", "lenet5"]

@@ -47,6 +47,7 @@ def dynamics(arguments: Sequence[str]) -> None:
         return chosen, beside, json, fields | {"limit": limit, "seed": seed, "output": output}
 
     chosen, beside, as_json, fields = parse_arguments(parse, "dynamics", arguments)
+    from jaxcnn.report.beside import names
     from jaxcnn.report.dynamics import draw_dynamics, in_words, values
     from jaxcnn.report.subject import open_network
 
@@ -56,8 +57,8 @@ def dynamics(arguments: Sequence[str]) -> None:
         files = [path.name for path in seen.files]
         print_json({"output": str(seen.folder), "files": files, "examples": seen.examples, "networks": networks})
         return
-    for network, result in seen.networks:
+    for name, (_, result) in zip(names([network for network, _ in seen.networks]), seen.networks, strict=True):
         for line in in_words(result):
-            print(f"{network.title}: {line}")
+            print(f"{name}: {line}")
     for path in seen.files:
         print(f"  {path}")

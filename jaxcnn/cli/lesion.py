@@ -42,6 +42,7 @@ def lesion(arguments: Sequence[str]) -> None:
         return chosen, kind, counts, repeats, beside, limit, seed, output, json
 
     chosen, kind, counts, repeats, beside, limit, seed, output, as_json = parse_arguments(parse, "lesion", arguments)
+    from jaxcnn.report.beside import names
     from jaxcnn.report.lesion import draw_lesion, in_words, values
     from jaxcnn.report.subject import open_network
 
@@ -60,8 +61,8 @@ def lesion(arguments: Sequence[str]) -> None:
         files = [path.name for path in drawn.files]
         print_json({"output": str(drawn.folder), "files": files, "examples": drawn.examples, "networks": networks})
         return
-    for network, result in drawn.networks:
+    for name, (_, result) in zip(names([network for network, _ in drawn.networks]), drawn.networks, strict=True):
         for line in in_words(result):
-            print(f"{network.title}: {line}")
+            print(f"{name}: {line}")
     for path in drawn.files:
         print(f"  {path}")

@@ -32,12 +32,16 @@ class Deletions(NamedTuple):
       downsampling: [B], which of them halve the map.
       errors: [S, B] of S networks, in [0, 1]; NaN of a block that cannot be deleted.
       intact: [S], of the whole networks.
+      low: [B], lower end of the interval of the mean; NaN draws none.
+      high: [B], upper end.
     """
 
     names: Sequence[str]
     downsampling: ArrayLike
     errors: ArrayLike
     intact: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
 
 
 class Draws(NamedTuple):
@@ -91,8 +95,8 @@ def single(networks: Mapping[str, Deletions], *, chance: float, images: str, wid
       width: of the figure in inches.
 
     Returns:
-      A figure with a small mark for every network and a large one for their mean, squares where the block halves the
-      map, grey where the block cannot be deleted, and dashed the whole network's error.
+      A figure with a small mark for every network and a large one for their mean with its interval, squares where the
+      block halves the map, grey where the block cannot be deleted, and dashed the whole network's error.
 
     Raises:
       InputError: there is no network, or arrays do not fit together or hold what is no error.
@@ -101,21 +105,24 @@ def single(networks: Mapping[str, Deletions], *, chance: float, images: str, wid
     checked = {}
     for name, one in networks.items():
         errors, intact = np.asarray(one.errors, float), np.asarray(one.intact, float)
-        marks = np.asarray(one.downsampling, bool)
-        if errors.ndim != 2 or errors.shape != (len(intact), len(one.names)) or marks.shape != errors.shape[1:]:
+        marks, ends = np.asarray(one.downsampling, bool), np.array([one.low, one.high], float)
+        wrong = errors.ndim != 2 or errors.shape != (len(intact), len(one.names))
+        if wrong or marks.shape != errors.shape[1:] or ends.shape[1:] != errors.shape[1:]:
             raise InputError(
-                f"{name} has errors {errors.shape} of {len(intact)} networks and {len(one.names)} blocks; expected "
-                "[S, B]"
+                f"{name} has errors {errors.shape} of {len(intact)} networks and {len(one.names)} blocks, and an "
+                f"interval {ends.shape[1:]}; expected [S, B] and [B]"
             )
         _shares(f"errors of {name}", errors)
         _shares(f"errors of {name}", intact)
-        checked[name] = one.names, marks, errors, intact
+        checked[name] = one.names, marks, errors, intact, ends.clip(0, 1)
     labels = {name: [style.shorten(text, _LONGEST) for text in names] for name, (names, *_) in checked.items()}
     longest = max(style.text_width(text) for texts in labels.values() for text in texts) * style.POINT
     figure = style.StyledFigure(figsize=(width, 2.5 + longest), layout="constrained")
-    sizes = [len(names) + 1 for names, *_ in checked.values()]
+    sizes = [max(len(names) + 1, 14) for names, *_ in checked.values()]  # a title has its room
+    whole: dict[str, Any] = {"clip_on": False, "in_layout": False}  # marks on the axes' ends
     panels = figure.subplots(1, len(checked), sharey=True, squeeze=False, width_ratios=sizes)[0]
-    for number, (axes, (name, (names, marks, errors, intact))) in enumerate(zip(panels, checked.items(), strict=True)):
+    for number, (axes, (name, one)) in enumerate(zip(panels, checked.items(), strict=True)):
+        names, marks, errors, intact, ends = one
         color = style.COLORS[number % len(style.COLORS)]
         places = np.arange(len(names))
         for place in places[np.isnan(errors).all(0)]:
@@ -126,10 +133,11 @@ def single(networks: Mapping[str, Deletions], *, chance: float, images: str, wid
         for chosen, marker in ((drawn & ~marks, "o"), (drawn & marks, "s")):
             if len(errors) > 1:
                 for row in errors:
-                    axes.plot(places[chosen], row[chosen], marker, color=color, markersize=2, alpha=0.5, zorder=3)
-            axes.plot(
-                places[chosen], errors[:, chosen].mean(0), marker, markersize=5, color=color, fillstyle="none", zorder=4
-            )
+                    small: dict[str, Any] = {"markersize": 2, "alpha": 0.5, "zorder": 3, **whole}
+                    axes.plot(places[chosen], row[chosen], marker, color=color, **small)
+            large: dict[str, Any] = {"markersize": 5, "fillstyle": "none", "zorder": 4, **whole}
+            axes.plot(places[chosen], errors[:, chosen].mean(0), marker, color=color, **large)
+        axes.vlines(places[drawn], *ends[:, drawn], color=color, linewidth=0.8)
         room = (width - 0.8) * sizes[number] / sum(sizes)
         every = -(-len(names) // max(1, int(room / _NAME)))
         axes.set_xticks(places[::every], labels[name][::every], rotation=90)
@@ -139,20 +147,20 @@ def single(networks: Mapping[str, Deletions], *, chance: float, images: str, wid
     panels[0].set_ylabel("error (%)")
     panels[0].set_ylim(0, 1)
     figure.supxlabel("block or layer deleted", size=style.MEDIUM)
-    seeds = max(len(errors) for _, _, errors, _ in checked.values())
+    seeds = max(len(errors) for _, _, errors, *_ in checked.values())
     _legend(figure, images, 3, handles=_entries(checked, seeds))
     return figure
 
 
 def _entries(checked: Mapping[str, Any], seeds: int) -> list[Any]:
     large: dict[str, Any] = {"linestyle": "none", "markersize": 5, "color": "black", "fillstyle": "none"}
-    mean = f"mean of {seeds} networks" if seeds > 1 else "without the block"
+    mean = f"mean of {seeds} networks, 95% interval" if seeds > 1 else "without the block"
     entries: list[Any] = [Line2D([], [], marker="o", label=mean, **large)]
-    if any(marks.any() for _, marks, _, _ in checked.values()):
+    if any(marks.any() for _, marks, *_ in checked.values()):
         entries.append(Line2D([], [], marker="s", label="halves the map", **large))
     if seeds > 1:
         entries.append(Line2D([], [], marker="o", linestyle="none", markersize=2, color="black", label="each network"))
-    if any(np.isnan(errors).all(0).any() for _, _, errors, _ in checked.values()):
+    if any(np.isnan(errors).all(0).any() for _, _, errors, *_ in checked.values()):
         entries.append(Patch(color=_FORBIDDEN, label="changes the shape, so it stays"))
     entries.append(Line2D([], [], color=_WHOLE, linestyle="--", label="nothing deleted"))
     entries.append(Line2D([], [], color=_CHANCE, linestyle=":", label="guessing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -62,6 +63,16 @@ def require_labels(subject: Subject, networks: Sequence[Network]) -> None:
             raise InputError(
                 f"{network.title} has {network.model.num_classes} classes; expected {classes}, as the images have"
             )
+
+
+def names(networks: Sequence[Network]) -> list[str]:
+    """What the networks are called side by side: as many of the last parts of their names as tell them apart."""
+    parts = [Path(network.name).resolve().parts for network in networks]
+    for count in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(path[-count:]) for path in parts]
+        if len(set(ends)) == len(set(parts)):
+            return ends
+    return [network.title for network in networks]
 
 
 def by_architecture(found: Sequence[tuple[Network, _T]]) -> dict[str, list[_T]]:

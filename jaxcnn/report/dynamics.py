@@ -20,7 +20,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import dynamics as figures
 from jaxcnn.report import results
-from jaxcnn.report.beside import Batches, by_architecture, require_labels
+from jaxcnn.report.beside import Batches, by_architecture, names, require_labels
 from jaxcnn.report.subject import Network, Subject
 from jaxcnn.train import recovery
 
@@ -273,10 +273,11 @@ def _figures(kind: Kind, found: list[tuple[Network, Any]]) -> dict[str, Any]:
     if kind == "dead":
         return {kind: _dead(groups)}
     drawn = {}
-    for number, (network, result) in enumerate(found):
+    called = names([network for network, _ in found])
+    for number, (title, (_, result)) in enumerate(zip(called, found, strict=True)):
         name = kind if len(found) == 1 else f"{kind}-{number}"
         if kind == "plane":
-            drawn[name] = figures.loss_plane(result.steps, result.steps, result.losses, title=network.title)
+            drawn[name] = figures.loss_plane(result.steps, result.steps, result.losses, title=title)
         else:
             seen = {n: figures.SeenField(f.heat, f.box, f.side) for n, f in result.layers.items()}
             drawn[name] = figures.effective_fields(seen)

@@ -18,6 +18,7 @@ from jaxcnn.figures import lesion as figures
 from jaxcnn.report import results
 from jaxcnn.report.beside import Batches, by_architecture, require_labels
 from jaxcnn.report.subject import Network, Subject
+from jaxcnn.train.study_results import interval
 
 Kind: TypeAlias = Literal["delete", "random", "shuffle", "paths"]
 Result: TypeAlias = lesion.Single | lesion.Several | lesion.Shuffled | gradients.Paths
@@ -169,15 +170,7 @@ def _figure(kind: Kind, groups: dict[str, list[Any]], images: str, chance: float
         return np.concatenate([getattr(result, name) for result in group], axis=1)
 
     if kind == "delete":
-        deletions = {
-            title: figures.Deletions(
-                [block.name for block in group[0].blocks],
-                [block.downsamples for block in group[0].blocks],
-                np.stack([result.errors for result in group]),
-                [result.intact for result in group],
-            )
-            for title, group in groups.items()
-        }
+        deletions = {title: _deletions(group) for title, group in groups.items()}
         return figures.single(deletions, chance=chance, images=images)
     if kind == "random":
         draws = {
@@ -204,6 +197,14 @@ def _figure(kind: Kind, groups: dict[str, list[Any]], images: str, chance: float
         for title, group in groups.items()
     }
     return figures.paths(paths)
+
+
+def _deletions(group: list[lesion.Single]) -> figures.Deletions:
+    blocks, errors = group[0].blocks, np.stack([result.errors for result in group])
+    _, low, high = interval(errors)
+    halving = [block.downsamples for block in blocks]
+    intact = [result.intact for result in group]
+    return figures.Deletions([block.name for block in blocks], halving, errors, intact, low, high)
 
 
 def _intact(group: list[lesion.Several]) -> np.ndarray:
