@@ -147,6 +147,7 @@ def test_dead_units_stand_at_the_rates_of_the_runs(capsys, here):
         (["--limit", "0"], "limit is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--kind", "none"], "none"),
+        (["--dataset", "digits", "--image-size", "9"], "mlp takes images of 8x8x1; expected 9x9x1, as the images have"),
         (["--beside", "nowhere"], "nowhere is not a run directory"),
         (["--output", "."], "exists; expected a new folder"),
     ],

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jaxtyping import Float, Int
 
 from jaxcnn.errors import InputError
@@ -49,20 +53,36 @@ class Batches:
         return np.concatenate(images), np.concatenate(labels)
 
 
-def require_labels(subject: Subject, networks: Sequence[Network]) -> None:
-    """Refuses images whose labels mean nothing, or not what the networks' logits stand for.
+def require_images(subject: Subject, networks: Sequence[Network], *, labelled: bool) -> None:
+    """Refuses images of a size that a network does not take.
+
+    Args:
+      subject: the images.
+      networks: the networks.
+      labelled: whether the labels must mean something, and that what the networks' logits stand for.
 
     Raises:
       InputError: so it is.
     """
-    if not subject.labelled:
+    if labelled and not subject.labelled:
         raise InputError("the photographs have no labels; expected file or folder names that begin with a synset")
-    classes = len(subject.source.class_names)
-    for network in networks:
-        if network.model.num_classes != classes:
+    shape, classes = subject.source.image_shape, len(subject.source.class_names)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    for name, network in zip(names(networks), networks, strict=True):
+        count = network.model.num_classes
+        if labelled and count != classes:
+            raise InputError(f"{name} has {count} classes; expected {classes}, as the images have")
+        apply = partial(network.model.apply, train=False)
+        try:
+            jax.eval_shape(apply, network.state.variables, images)
+        except ScopeParamShapeError as error:
             raise InputError(
-                f"{network.title} has {network.model.num_classes} classes; expected {classes}, as the images have"
-            )
+                f"{name} takes images of {_size(network.spec.input_shape)}; expected {_size(shape)}, as the images have"
+            ) from error
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def names(networks: Sequence[Network]) -> list[str]:

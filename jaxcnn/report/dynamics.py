@@ -20,7 +20,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import dynamics as figures
 from jaxcnn.report import results
-from jaxcnn.report.beside import Batches, by_architecture, names, require_labels
+from jaxcnn.report.beside import Batches, by_architecture, names, require_images
 from jaxcnn.report.subject import Network, Subject
 from jaxcnn.train import recovery
 
@@ -123,8 +123,7 @@ def draw_dynamics(
     if points < 3 or points % 2 == 0:
         raise InputError(f"points is {points}; expected an odd number of at least 3")
     networks = [subject.network, *beside]
-    if kind in ("gradients", "slices", "plane"):
-        require_labels(subject, networks)
+    require_images(subject, networks, labelled=kind in ("gradients", "slices", "plane"))
     batches = Batches(subject, EXAMPLES[kind] if limit is None else limit)
     steps = np.linspace(-span, span, points)
     measure = _measures(tuple(layers), directions, steps, jax.random.key(seed))[kind]

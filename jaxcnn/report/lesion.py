@@ -16,7 +16,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import lesion as figures
 from jaxcnn.report import results
-from jaxcnn.report.beside import Batches, by_architecture, require_labels
+from jaxcnn.report.beside import Batches, by_architecture, require_images
 from jaxcnn.report.subject import Network, Subject
 from jaxcnn.train.study_results import interval
 
@@ -81,7 +81,7 @@ def draw_lesion(
     if counts and kind == "delete":
         raise InputError(f"counts are {tuple(counts)}; expected none where each block is deleted by itself")
     networks = [subject.network, *beside]
-    require_labels(subject, networks)
+    require_images(subject, networks, labelled=True)
     most = EXAMPLES_OF_PATHS if kind == "paths" else EXAMPLES
     batches = Batches(subject, most if limit is None else limit)
     measure = _measure(kind, tuple(counts), repeats, jax.random.key(seed))
