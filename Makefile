@@ -1,17 +1,21 @@
 # make demo: trains, evaluates and explains a network on bundled data.   make test: runs the tests.
-# Both install what they need into $(VENV) first.
+# make docs: builds the site in build/site, to be opened from disk or served.
+# All install what they need into $(VENV) first.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test docs lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/jaxcnn demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -23,7 +27,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxcnn needs Python 3.11 or newer, and $(PYTHON) is %d.%d; try make PYTHON=python3.11" % sys.version_info[:2])'

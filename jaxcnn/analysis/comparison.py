@@ -49,6 +49,11 @@ def interval(values: ArrayLike) -> Interval:
 
     Raises:
       InputError: there are fewer.
+
+    Examples:
+      >>> mean, low, high = interval(np.array([0.91, 0.92, 0.93]))
+      >>> print(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+      0.920 [0.895, 0.945]
     """
     numbers = np.asarray(values, np.float64)
     count = len(numbers)

@@ -35,7 +35,7 @@ def guided_backpropagation(
 ) -> Float[Array, "n h w c"]:
     """The derivative of the score that no ReLU lets pass where its input or the derivative is negative.
 
-    R_in = R_out [x > 0] [R_out > 0] at each ReLU
+    R_in = R_out 1(x > 0) 1(R_out > 0) at each ReLU
 
     It draws edges well and hardly depends on what is explained: see `sanity`.
 

@@ -266,6 +266,10 @@ def kendall_tau(orders: Int[np.ndarray, "*n b"]) -> Float[np.ndarray, "*n"]:
     Returns:
       In [-1, 1]; 1 of the order itself.
 
+    Examples:
+      >>> kendall_tau(np.array([[0, 1, 2], [2, 1, 0], [1, 0, 2]])).round(2).tolist()
+      [1.0, -1.0, 0.33]
+
     Reference: Kendall, "A new measure of rank correlation", Biometrika, 1938.
     """
     first, second = np.triu_indices(orders.shape[-1], 1)

@@ -171,6 +171,10 @@ def channel(layer: str, unit: ArrayLike) -> Objective:
       layer: one of `activations.layers`.
       unit: k, one integer for all images or integers [N].
 
+    Examples:
+      >>> sorted((channel("fire4", 17) + 2 * logit(3)).places)
+      ['(logits)', 'fire4']
+
     Reference: Erhan, Bengio, Courville & Vincent, "Visualizing higher-layer features of a deep network", 2009.
     """
     return Term(_channel, layer, (unit,), _has_units)

@@ -61,6 +61,12 @@ def receptive_fields(model: nn.Module, image_shape: tuple[int, int, int]) -> dic
 
     Raises:
       InputError: the image is too small for the model, or the model mixes positions in a way that has no closed form.
+
+    Examples:
+      >>> from jaxcnn import models
+      >>> field = receptive_fields(models.create("lenet5"), (28, 28, 1))["c3"]
+      >>> [reach.size for reach in field.reach]
+      [14, 14]
     """
     single = unrolled(model)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -118,6 +118,10 @@ def wilson(successes: Int[np.ndarray, "*k"], count: int) -> Float[np.ndarray, "*
     Returns:
       Lower and upper bounds, in [0, 1]; never of no length, not even where all or none succeeded.
 
+    Examples:
+      >>> wilson(np.array([98, 100]), 100).round(3).tolist()
+      [[0.93, 0.994], [0.963, 1.0]]
+
     Reference: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     share, spread = np.asarray(successes) / count, _NORMAL**2 / count

@@ -159,6 +159,12 @@ def table(
 
     Raises:
       InputError: the input is too small for the model, or the model mixes positions outside of its layers.
+
+    Examples:
+      >>> from jaxcnn import models
+      >>> totals = table(models.create("cifar_resnet20"), (32, 32, 3)).totals
+      >>> totals.parameters, totals.multiply_adds
+      (269722, 40551040)
     """
     single = unrolled(model)  # blocks that are scanned or recomputed would be one row for many
     key = jax.eval_shape(lambda: jax.random.key(0))

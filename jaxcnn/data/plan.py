@@ -17,6 +17,10 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
     Raises:
       InputError: not even one batch fits.
+
+    Examples:
+      >>> steps_per_epoch(50_000, 128)
+      390
     """
     if n < batch_size:
         raise InputError(f"data.batch_size is {batch_size}; expected at most the {n} training images")

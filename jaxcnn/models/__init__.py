@@ -56,6 +56,10 @@ def options(name: str) -> dict[str, Option]:
 
     Raises:
       InputError: no such model; the message lists the nearest names.
+
+    Examples:
+      >>> options("lenet5")["pooling"]
+      'average'
     """
     entry = _find(name)
     decided = {"parent", "name"} | _COMMON | entry.fixed.keys()
@@ -76,6 +80,10 @@ def create(name: str, **fields: Any) -> ImageModel:
 
     Raises:
       InputError: no such model or option, an option of another type, or no classes; the message lists what is known.
+
+    Examples:
+      >>> create("cifar_resnet20", num_classes=100).num_classes
+      100
     """
     entry, known = _find(name), options(name)
     for option, value in fields.items():

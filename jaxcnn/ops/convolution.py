@@ -105,6 +105,12 @@ def convolution_forward(
       InputError: integers, shapes or dtypes that do not fit each other, the groups or the options, or a kernel larger
         than the padded input.
 
+    Examples:
+      >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+      >>> z, _ = convolution_forward(x, jnp.ones((2, 2, 1, 1)))
+      >>> z[0, :, :, 0].tolist()
+      [[8.0, 12.0], [20.0, 24.0]]
+
     Reference: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4.
     """
     _, strides, padding, dilation = _checked(x, kernel, strides, padding, groups, kernel_dilation)

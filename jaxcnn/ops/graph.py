@@ -195,6 +195,11 @@ def trace(function: Callable[..., Array], *values: ArrayLike) -> Graph:
     Raises:
       InputError: an argument, an intermediate value or the result is no scalar, or an operation has no rule.
 
+    Examples:
+      >>> graph = trace(lambda x, w: x * w, 3.0, 2.0)
+      >>> float(graph.gradients["w"])
+      3.0
+
     Reference: Baydin et al., "Automatic differentiation in machine learning: a survey", 2018, section 3.2.
     """
     nodes = []

@@ -38,6 +38,10 @@ def output_size(n: int, f: int, stride: int = 1, padding: int = 0, dilation: int
     Returns:
       Outputs; below 1 where the kernel is larger than the padded input.
 
+    Examples:
+      >>> output_size(32, 5), output_size(224, 7, stride=2, padding=3)
+      (28, 112)
+
     Reference: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, section 5.1.
     """
     return (n + 2 * padding - dilation * (f - 1) - 1) // stride + 1

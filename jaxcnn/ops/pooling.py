@@ -64,6 +64,11 @@ def max_pool_forward(
     Raises:
       InputError: integers; or a window, strides or padding that do not fit the images.
 
+    Examples:
+      >>> z, _ = max_pool_forward(jnp.arange(16.0).reshape(1, 4, 4, 1), window=2)
+      >>> z[0, :, :, 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+
     Reference: Boureau, Ponce & LeCun, "A theoretical analysis of feature pooling in visual recognition", 2010.
     """
     check_floating("max pool", x=x)

@@ -1,0 +1,108 @@
+"""What MkDocs adds to the written pages: the reference of every module, the command line's help, the notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "jaxcnn"
+BESIDE = {"../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changelog.md", "../notebooks/": "notebooks/"}
+"""What lies beside docs/ in the repository, and within the site."""
+NOT_A_LIBRARY = ("jaxcnn.__main__", "jaxcnn.cli")
+"""What is run and not imported; the page of the command line says what it does."""
+
+
+def modules() -> list[str]:
+    """Dotted names of the package's public modules, each package before what is in it."""
+    names = []
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        private = any(part.startswith("_") for part in name.split("."))
+        if not private and not any(name == other or name.startswith(f"{other}.") for other in NOT_A_LIBRARY):
+            names.append(name)
+    return sorted(names, key=lambda name: name.split("."))
+
+
+def on_config(config: Any) -> Any:
+    """Adds the reference to the navigation."""
+    names = modules()
+
+    def entry(name: str) -> dict[str, Any]:
+        inner = [other for other in names if other.rpartition(".")[0] == name]
+        pages = [_page(name), *(entry(other) for other in inner)] if inner else _page(name)
+        return {name.rpartition(".")[2]: pages}
+
+    top = [other for other in names if other.count(".") == 1]
+    reference = ["reference.md", {"The command line": "command_line.md"}, *(entry(name) for name in top)]
+    config.nav.append({"Reference": reference})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages that are generated, and the notebooks as they are."""
+    names = modules()
+    for name in names:
+        inner = [other for other in names if other.rpartition(".")[0] == name]
+        listed = f"\n\n## Modules\n\n{_table(inner, name)}" if inner else ""
+        if name != PACKAGE:
+            files.append(File.generated(config, _page(name), content=f"# {name}\n\n::: {name}{listed}\n"))
+    top = _table([name for name in names if name.count(".") == 1], PACKAGE)
+    text = f"# Reference\n\nEvery module, from its docstrings.\n\n{top}\n\n::: {PACKAGE}\n"
+    files.append(File.generated(config, "reference.md", content=text))
+    files.append(File.generated(config, "command_line.md", content=_command_line()))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+    for name, page in BESIDE.items():
+        if page.endswith(".md"):
+            files.append(File.generated(config, page, content=(ROOT / "docs" / name).resolve().read_text()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Leads links to what lies beside docs/ to where the site has it."""
+    for there, here in BESIDE.items():
+        markdown = markdown.replace(f"]({there}", f"]({here}")
+    return markdown
+
+
+def _page(name: str) -> str:
+    return f"reference/{name}.md"
+
+
+def _table(names: list[str], above: str) -> str:
+    folder = "reference/" if above == PACKAGE else ""
+    rows = [f"| [{name.removeprefix(f'{above}.')}]({folder}{name}.md) | {_summary(name)} |" for name in names]
+    return "\n".join(["| module | |", "| --- | --- |", *rows])
+
+
+def _summary(name: str) -> str:
+    """The first line of a module's docstring."""
+    path = ROOT.joinpath(*name.split("."))
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    found = re.match(r'"""(.*?)(?:"""|\n)', text)
+    return (found[1] if found else "").replace("|", "\\|")
+
+
+def _command_line() -> str:
+    """`--help` of every command, each under its name."""
+    os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
+    from jaxcnn import cli
+
+    sections = []
+    for name in cli.COMMANDS:
+        arguments = [name, "lenet5_digits", "--help"] if name == "train" else [name, "--help"]
+        help_text = io.StringIO()
+        with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
+            cli.main(arguments)
+        text = "\n".join(line.rstrip() for line in help_text.getvalue().strip().splitlines())
+        text = text.replace(str(Path.home()), "~")
+        sections.append(f"## {name}\n\n```text\n{text}\n```\n")
+    return "# The command line\n\nWhat `jaxcnn COMMAND --help` prints.\n\n" + "\n".join(sections)

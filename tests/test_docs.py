@@ -1,0 +1,152 @@
+"""The written pages and the docstrings do what they say: code runs, commands parse, links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tyro
+
+import jaxcnn
+from jaxcnn import catalog, cli, models, run
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.config import ModelSpec
+from jaxcnn.train import optimizers
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"""\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)|<img[^>]* src="([^"]+)\"""")
+
+_SPEC = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "site" / "hooks.py")
+
+
+def code_of(page: Path) -> list[str]:
+    return [block for kind, block in BLOCK.findall(page.read_text()) if kind == "python"]
+
+
+def commands_of(page: Path) -> list[str]:
+    lines = "\n".join(block for kind, block in BLOCK.findall(page.read_text()) if kind in ("", "bash")).splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.startswith("jaxcnn ")]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with the run that the pages speak of, untrained, and with the experiments that they name."""
+    folder = tmp_path_factory.mktemp("workplace")
+    experiment, _ = catalog.load("lenet5_digits")
+    options = models.options("lenet5") | dict(experiment.model.options)
+    names = tuple(map(str, range(10)))
+    spec = ModelSpec("lenet5", options, 10, (28, 28, 1), (0.5,), (0.5,), names, "float32")
+    rule = optimizers.create(experiment.optimizer, total_steps=440, steps_per_epoch=22)
+    state = jaxcnn.state.create(models.from_spec(spec), jax.random.key(0), (28, 28, 1), rule)
+    with run.open(folder / "runs" / "demo", experiment, spec) as files, Checkpoints(files.checkpoints) as saved:
+        saved.save(state, progress={}, experiment=experiment, model=spec, metrics=None)
+    text = next(block for block in code_of(ROOT / "docs" / "own_images.md") if "EXPERIMENT" in block)
+    for name in ("mine.py", "my_birds.py", "my_experiment.py", "runs/mine_search/best.py"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'"""An experiment."""\n\n{text}')
+    return folder
+
+
+LONG = {"explain", "gallery"}  # they compile most
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else (), id=page.stem)
+        for page in PAGES
+        if page.name != "README.md" and code_of(page)
+    ],
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in code_of(page):
+        exec(compile(block, str(page), "exec"), names)
+    for value in names.values():
+        if isinstance(value, jax.Array) and value.dtype == np.float32:
+            assert np.isfinite(value).all()
+
+
+def test_the_model_to_add_has_the_parameters_that_its_facts_say():
+    names: dict[str, Any] = {"__name__": "softmax"}
+    exec(code_of(ROOT / "docs" / "add_a_model.md")[0], names)
+    registration = names["MODELS"]["softmax"]
+    model = registration.module(num_classes=10)
+    images = jax.ShapeDtypeStruct((1, *registration.facts.input_shape), np.float32)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == registration.facts.parameters
+
+
+class Parsed(Exception):
+    """A command line has been understood."""
+
+
+@pytest.mark.parametrize("command", sorted({command for page in PAGES for command in commands_of(page)}))
+def test_every_command_is_understood(command, workplace, monkeypatch, capsys):
+    parse = tyro.cli
+
+    def parse_only(*args: Any, **kwargs: Any) -> Any:
+        parse(*args, **kwargs)
+        raise Parsed
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    monkeypatch.setattr(cli, "keep_compiled", lambda: None)
+    monkeypatch.setattr("jaxcnn.cli.runs.run_as_member", lambda work: work(lambda: None))
+    with pytest.raises(Parsed):
+        cli.main(shlex.split(command)[1:])
+
+
+def hooks() -> Any:
+    pytest.importorskip("mkdocs", reason="the site's pages are made with MkDocs: pip install '.[docs]'")
+    assert _SPEC is not None
+    assert _SPEC.loader is not None
+    module = importlib.util.module_from_spec(_SPEC)
+    _SPEC.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_lists_every_public_module():
+    site = hooks()
+    found = {"jaxcnn", *(module.name for module in pkgutil.walk_packages(jaxcnn.__path__, "jaxcnn."))}
+    left_out = {name for name in found if name.startswith(site.NOT_A_LIBRARY)}
+    private = {name for name in found if any(part.startswith("_") for part in name.split("."))}
+    assert set(site.modules()) == found - left_out - private
+    assert len(site.modules()) == len(set(site.modules()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_and_picture_of_a_page_is_there(page):
+    made = {"reference.md", "command_line.md"}
+    for link, picture in LINK.findall(page.read_text()):
+        target = link or picture
+        if page.parent.name == "docs" and target in made:
+            continue
+        if page.parent.name == "docs" and (module := re.fullmatch(r"reference/(.+)\.md", target)):
+            assert importlib.util.find_spec(module[1]) is not None, target
+        else:
+            assert (page.parent / target).exists(), target
+
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "jaxcnn").rglob("*.py")) if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_example_of_a_docstring_gives_what_it_shows(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 0
+    assert result.failed == 0
