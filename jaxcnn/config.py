@@ -91,6 +91,8 @@ class DataConfig:
     """Worker processes that decode streamed images; 0 decodes in threads of this process."""
     augment: Mapping[str, float] = field(default_factory=dict)
     """Augmentations in order with their strengths, such as `crop 4 flip 0.5`; see jaxcnn.data.augment."""
+    extra_class: str | None = None
+    """Images (.npz, as of `jaxcnn fool`) that join the training split as one more class, called after the file."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")

@@ -49,7 +49,7 @@ def test_a_histogram_counts_classes_and_marks_the_medians():
 
 def test_generations_are_median_quartiles_and_extremes():
     history = np.sort(rng.random((40, 9)), axis=0)
-    figure = fooling.generations(history, published=0.22)
+    figure = fooling.history(history, "generation", published=0.22)
     check_legible(figure)
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), np.arange(1, 41))
@@ -58,7 +58,11 @@ def test_generations_are_median_quartiles_and_extremes():
         heights = band.get_paths()[0].vertices[:, 1]
         last = np.quantile(history[-1], (low, high))
         assert heights.max() == pytest.approx(last[1], abs=1e-6) or heights.max() > last[1]
-    check_legible(fooling.generations(history[:1]))
+    check_legible(fooling.history(history[:1], "generation"))
+    steps = fooling.history(history, "step", first=0)
+    check_legible(steps)
+    np.testing.assert_array_equal(steps.axes[0].lines[0].get_xdata(), np.arange(40))
+    assert steps.axes[0].get_xscale() == "linear"
 
 
 def test_a_film_runs_from_the_first_generation_to_the_last():
@@ -90,7 +94,7 @@ def test_an_animation_has_every_frame_and_begins_again(tmp_path):
         (lambda: fooling.sheet(COLOR, NAMES[:2], SURE), "2 class names were given; expected 7"),
         (lambda: fooling.sheet(COLOR, NAMES, SURE + 1), "confidences run from 1 to 2"),
         (lambda: fooling.confidences([]), "at least one"),
-        (lambda: fooling.generations(SURE), r"history has shape \(7,\)"),
+        (lambda: fooling.history(SURE, "step"), r"history has shape \(7,\)"),
         (lambda: fooling.film(FRAMES, NUMBERS[1:], NAMES[:3], GROWING), "for 6 generations"),
         (lambda: fooling.film(FRAMES, NUMBERS, NAMES[:3], GROWING[:2]), "confidences have shape"),
     ],

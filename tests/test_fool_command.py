@@ -16,7 +16,7 @@ from jaxcnn import state as states
 from jaxcnn.analysis import evolution, fooling
 from jaxcnn.config import ModelSpec
 from jaxcnn.interop import weights
-from jaxcnn.report import evolving
+from jaxcnn.report import climbing, evolving, unfinished
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_ascent_is_printed_and_kept(capsys, file, here):
     assert sorted(path.name for path in (here / "fool-mlp-gradient").iterdir()) == sorted(printed["files"])
     arrays, about = kept(here / "fool-mlp-gradient" / "fooling.npz")
     model, state = jaxcnn.load("mlp", weights=file)
-    again = fooling.ascend(
-        model, state, np.array([3, 0]), key=jax.random.key(4), image_shape=(8, 8, 1), confidence=about["confidence"]
-    )
+    key = jax.random.fold_in(jax.random.key(4), 0)
+    asked = {"image_shape": (8, 8, 1), "confidence": about["confidence"]}
+    again = fooling.ascend(model, state, np.array([3, 0]), key=key, **asked)
     np.testing.assert_array_equal(arrays["images"], np.round(np.asarray(again.images) * 255))
     np.testing.assert_array_equal(arrays["confidences"], np.float32(printed["confidences"]))
     rounded = jax.nn.softmax(model.apply(state.variables, np.float32(arrays["images"]) / 255, train=False))
@@ -88,7 +88,7 @@ def test_evolution_goes_on_after_an_interruption(capsys, file, here, monkeypatch
         return original(*args, **kwargs)
 
     original = evolution.map_elites
-    monkeypatch.setattr(evolving, "SAVED", -1.0)  # saved at every look
+    monkeypatch.setattr(unfinished, "SAVED", -1.0)  # saved at every look
     monkeypatch.setattr(evolution, "map_elites", interrupted)
     again = (*given, "--output", "parts", "--targets", "1", "7")
     assert invoke(capsys, *again)[0] == 130
@@ -105,11 +105,48 @@ def test_evolution_goes_on_after_an_interruption(capsys, file, here, monkeypatch
         np.testing.assert_array_equal(parts[name], value)
 
 
+def test_an_ascent_goes_on_after_an_interruption(capsys, file, here, monkeypatch):
+    """Its images are those of each group by itself, and the same after an interruption as without one."""
+    monkeypatch.setattr(climbing, "GROUP", 4)
+    monkeypatch.setattr(unfinished, "SAVED", -1.0)
+    given = ("fool", "mlp", "--weights", file, "--confidence", "0.9", "--output")
+    status, out, err = invoke(capsys, *given, "whole", "--json")
+    assert status == 0
+    assert "8 of 10 classes: median confidence 0." in err
+    assert {"steps.png", "images.pdf"} <= set(json.loads(out)["files"])
+    whole, _ = kept(here / "whole" / "fooling.npz")
+    assert whole["history"].shape == (whole["steps"].max() + 1, 10)
+    np.testing.assert_array_equal(whole["history"][-1], whole["confidences"])
+    model, state = jaxcnn.load("mlp", weights=file)
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    group = fooling.ascend(model, state, np.arange(4, 8), key=key, image_shape=(8, 8, 1), confidence=0.9)
+    np.testing.assert_array_equal(whole["images"][4:8], np.round(np.asarray(group.images) * 255))
+
+    calls = []
+
+    def interrupted(model, state, targets, **asked):
+        calls.append(list(targets))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(model, state, targets, **asked)
+
+    original = fooling.ascend
+    monkeypatch.setattr(fooling, "ascend", interrupted)
+    assert invoke(capsys, *given, "parts")[0] == 130
+    assert (here / "parts.ascent.npz").exists()
+    assert invoke(capsys, *given, "parts")[0] == 0
+    assert calls == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9]]
+    assert not (here / "parts.ascent.npz").exists()
+    parts, _ = kept(here / "parts" / "fooling.npz")
+    for name, value in whole.items():
+        np.testing.assert_array_equal(parts[name], value)
+
+
 def test_a_damaged_evolution_is_told(capsys, file, here):
     (here / "x.evolution.npz").write_bytes(b"PK nothing")
     status, _, err = invoke(capsys, "fool", "mlp", "--weights", file, *EVOLVE, "--output", "x")
     assert status == 2
-    assert "x.evolution.npz is no evolution that can go on" in err
+    assert "x.evolution.npz is not an evolution that can go on" in err
 
 
 @pytest.mark.parametrize(
@@ -122,6 +159,8 @@ def test_a_damaged_evolution_is_told(capsys, file, here):
         (["--method", "cppn", "--generations", "0"], "generations is 0; expected at least 1"),
         (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--confidence", "2"], "confidence is 2.0"),
+        (["--step-size", "inf"], "step_size inf"),
+        (["--penalty", "nan"], "penalty nan"),
         (["--output", "."], "exists; expected a new folder"),
     ],
 )

@@ -19,6 +19,7 @@ from jaxcnn.analysis.cppn import Cppn
 from jaxcnn.analysis.direct import Direct
 from jaxcnn.analysis.fooling import classes
 from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.layers.convolution import compiler_options
 from jaxcnn.state import State
 
 Encoding: TypeAlias = Direct | Cppn
@@ -175,7 +176,7 @@ def _render(encoding: Encoding, genomes: Any, some: Array) -> Array:
     return encoding.render(jax.tree.map(lambda leaf: leaf[some], genomes))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5, compiler_options=compiler_options())
 def _generation(
     model: nn.Module,
     encoding: Encoding,

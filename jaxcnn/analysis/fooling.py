@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.checks import checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable
+from jaxcnn.analysis.max_pooling import faster
+from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.errors import InputError
+from jaxcnn.layers.convolution import compiler_options
 from jaxcnn.state import State
 
 NOISE = 0.1
@@ -80,10 +84,10 @@ def ascend(
     Reference: Nguyen, Yosinski & Clune, "Deep neural networks are easily fooled", 2015, section 3.5; the penalty is
     that of Simonyan, Vedaldi & Zisserman 2014, towards the start in the place of 0.
     """
-    if not 0 < confidence <= 1 or steps < 0 or not step_size > 0 or not penalty >= 0:
+    if not 0 < confidence <= 1 or steps < 0 or not 0 < step_size < math.inf or not 0 <= penalty < math.inf:
         raise InputError(
             f"confidence is {confidence}, steps {steps}, step_size {step_size} and penalty {penalty}; expected a "
-            "number in (0, 1], at least 0, above 0, and at least 0"
+            "number in (0, 1], at least 0, a number above 0, and one of at least 0"
         )
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk is {chunk}; expected at least 1")
@@ -146,7 +150,7 @@ def classes(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> int
     return shape[1]
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=2)
+@partial(jax.jit, static_argnums=0, donate_argnums=2, compiler_options=compiler_options())
 def _climb(
     model: nn.Module,
     variables: Any,
@@ -173,9 +177,10 @@ def _climb(
     """
     x = images.at[some].get(mode="clip")
     wanted = targets.at[some].get(mode="clip")
+    network = rewrite(partial(logits, model), faster)
 
     def objective(x: Array) -> tuple[Array, Array]:
-        said = jax.nn.log_softmax(logits(model, variables, x).astype(jnp.float32))
+        said = jax.nn.log_softmax(network(variables, x).astype(jnp.float32))
         likely = jnp.take_along_axis(said, wanted[:, None], 1)[:, 0]
         if origin is None:
             return likely.sum(), likely

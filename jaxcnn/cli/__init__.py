@@ -15,6 +15,7 @@ from jaxcnn.cli.lists import datasets, experiments, models, studies
 from jaxcnn.cli.maximize import maximize
 from jaxcnn.cli.networks import convert, probe, summary
 from jaxcnn.cli.report import report
+from jaxcnn.cli.retrain import retrain
 from jaxcnn.cli.runs import demo, evaluate, figures, train
 from jaxcnn.cli.saliency import occlusion, saliency, trust
 from jaxcnn.cli.search import search
@@ -42,6 +43,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
         dynamics,
         maximize,
         fool,
+        retrain,
         attack,
         report,
         study,
@@ -68,6 +70,7 @@ COMPILING = frozenset(
         "dynamics",
         "maximize",
         "fool",
+        "retrain",
         "attack",
         "report",
         "study",

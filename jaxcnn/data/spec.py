@@ -154,6 +154,10 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
         from jaxcnn.data.sources import tfds
 
         source = tfds.open_named(config.dataset, config, "test" if split == "test" else "train")
+    if config.extra_class is not None:
+        from jaxcnn.data import extra_class
+
+        source = extra_class.join(source, config.extra_class, training=split != "test")
     if split != "test" and config.validation > 0:
         source = held_out(source, config.validation, seed, keep=split == "validation")
     if split == "train" and config.limit is not None:

@@ -101,11 +101,20 @@ def confidences(values: ArrayLike, *, published: float | None = None, width: flo
 
 
 @style.styled
-def generations(history: ArrayLike, *, published: float | None = None, width: float = style.COLUMN) -> Figure:
-    """How sure the network is of the best images, generation by generation.
+def history(
+    confidences: ArrayLike,
+    unit: str,
+    *,
+    first: int = 1,
+    published: float | None = None,
+    width: float = style.COLUMN,
+) -> Figure:
+    """How sure the network is of the best images, as they evolve or climb.
 
     Args:
-      history: [G, K], confidences of K classes after each generation, in [0, 1].
+      confidences: [T, K], of K classes one time after another, in [0, 1].
+      unit: of time, such as "generation".
+      first: number of the first time; from 1 on, times are on a logarithmic scale.
       published: median that a paper found at its end, to be compared with.
       width: of the figure in inches.
 
@@ -115,13 +124,13 @@ def generations(history: ArrayLike, *, published: float | None = None, width: fl
     Raises:
       InputError: the history is empty, or a value is out of range.
     """
-    values = np.asarray(history, float)
+    values = np.asarray(confidences, float)
     if values.ndim != 2 or 0 in values.shape:
-        raise InputError(f"history has shape {values.shape}; expected [G, K], neither of them 0")
+        raise InputError(f"history has shape {values.shape}; expected [T, K], neither of them 0")
     _shares("the history", values, values.shape)
     figure = style.StyledFigure(figsize=(width, 2.5), layout="constrained")
     axes = figure.subplots()
-    numbers = np.arange(1, len(values) + 1)
+    numbers = np.arange(first, first + len(values))
     low, lower, middle, upper, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1), axis=1)
     color = style.COLORS[0]
     axes.fill_between(numbers, low, high, color=color, alpha=0.12, linewidth=0, label="all classes")
@@ -129,12 +138,13 @@ def generations(history: ArrayLike, *, published: float | None = None, width: fl
     axes.plot(numbers, middle, color=color, label=f"median, {sure(float(middle[-1]))} at the end")
     if published is not None:
         axes.axhline(published, color=_PUBLISHED, linestyle="--", label=f"published median {published:g}")
-    axes.set_xscale("log")
+    if first > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.xaxis.set_major_formatter(FuncFormatter(style.number))
-    axes.xaxis.set_minor_formatter(lambda *_: "")
-    axes.set_xlim(1, max(2, len(values)))
+    axes.set_xlim(first, max(first + 1, numbers[-1]))
     axes.set_ylim(0, 1)
-    axes.set_xlabel("generation (log)")
+    axes.set_xlabel(f"{unit} (log)" if first > 0 else unit)
     axes.set_ylabel("confidence")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -145,20 +155,22 @@ def generations(history: ArrayLike, *, published: float | None = None, width: fl
 @style.styled
 def film(
     frames: ArrayLike,
-    numbers: Sequence[int],
+    numbers: Sequence[int] | Sequence[str],
     class_names: Sequence[str],
     confidences: ArrayLike,
     *,
+    unit: str = "generation",
     columns: int = 10,
     width: float = style.PAGE,
 ) -> Figure:
-    """How images evolved: a row for each class, from the first generation to the last.
+    """How images changed: a row for each class, from the first generation to the last.
 
     Args:
       frames: [F, S, H, W, C] of S classes; floats in [0, 1] or uint8.
-      numbers: F generations, rising.
-      class_names: S names.
+      numbers: F generations, rising; or names of whatever else stands side by side.
+      class_names: S names, of the rows.
       confidences: [F, S], in [0, 1].
+      unit: what the numbers count.
       columns: frames at most; of more, some are left out, the first and the last not.
       width: of the figure in inches.
 
@@ -181,7 +193,9 @@ def film(
     tall = figure.get_figheight()
     for column, frame in enumerate(chosen):
         left = axes[0][column].get_position().x0
-        text = f"{numbers[frame]:,}" if column else f"generation {numbers[frame]:,}"
+        number = numbers[frame]
+        text = number if isinstance(number, str) else f"{number:,}"
+        text = text if column else f"{unit} {text}"
         figure.text(left, 1 - 0.11 / tall, style.shorten(text, room), va="baseline", size=style.SMALL)
     return figure
 
@@ -269,7 +283,7 @@ def _shares(what: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _frames(
-    frames: ArrayLike, numbers: Sequence[int], class_names: Sequence[str], confidences: ArrayLike
+    frames: ArrayLike, numbers: Sequence[int] | Sequence[str], class_names: Sequence[str], confidences: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     array = np.asarray(frames)
     if array.ndim != 5 or len(numbers) != len(array):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from jaxcnn.analysis import evolution
 from jaxcnn.analysis.evolution import Archive, EncodingName
-from jaxcnn.errors import InputError, RunError, first_line
+from jaxcnn.errors import InputError
+from jaxcnn.report import unfinished
 from jaxcnn.report.subject import Network
 
 FRAMES = 25
 """Generations of which images are kept, each later than the one before by about the same factor."""
 SLICE = 10
 """Generations between looks at the clock."""
-SAVED = 60.0
-"""Seconds after which the evolution is saved again."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def evolve(
     network: Network,
     encoding: EncodingName,
     *,
-    seed: int,
+    key: Key[Array, ""],
     generations: int,
     population: int,
     shown: np.ndarray,
@@ -67,7 +64,7 @@ def evolve(
     Args:
       network: the network.
       encoding: of the images.
-      seed: of the key.
+      key: of everything that is drawn.
       generations: to the end.
       population: children of each.
       shown: integers [S], classes whose images are kept now and then.
@@ -92,7 +89,7 @@ def evolve(
             network.model,
             network.state,
             shape,
-            key=jax.random.key(seed),
+            key=key,
             encoding=encoding,
             generations=until,
             population=population,
@@ -104,7 +101,7 @@ def evolve(
             moment = np.append(moment, until)
             frames = np.concatenate([frames.reshape(-1, *images.shape), to_bytes(images)[None]])
         so_far = Evolved(found.archive, np.concatenate([so_far.history, found.history]), moment, frames)
-        due = time.monotonic() - saved > SAVED
+        due = time.monotonic() - saved > unfinished.SAVED
         if due or until in kept:
             progress(until, found.history[-1])
         if due and until < generations:
@@ -121,40 +118,16 @@ def to_bytes(images: np.ndarray) -> np.ndarray:
 def _write(file: Path, about: dict[str, Any], so_far: Evolved) -> None:
     leaves = {f"archive_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(so_far.archive))}
     arrays = {"history": so_far.history, "generations": so_far.generations, "frames": so_far.frames}
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, about=np.array(json.dumps(about)), **leaves, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    except OSError as error:
-        raise RunError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    unfinished.write(file, about, {**leaves, **arrays})
 
 
 def _read(file: Path, about: dict[str, Any], fresh: Archive) -> Evolved:
     """The evolution in the file, or one that has not begun."""
     leaves, structure = jax.tree.flatten(fresh)
-    try:
-        with np.load(file) as found:
-            arrays = dict(found)
-        asked = json.loads(str(arrays["about"]))
-        archive = jax.tree.unflatten(structure, [jnp.array(arrays[f"archive_{i}"]) for i in range(len(leaves))])
-        evolved = Evolved(archive, arrays["history"], arrays["generations"], arrays["frames"])
-    except FileNotFoundError:
+    names = [f"archive_{i}" for i in range(len(leaves))]
+    found = unfinished.read(file, about, [*names, "history", "generations", "frames"], what="an evolution")
+    if found is None:
         nothing = np.zeros(0, np.uint8)
         return Evolved(fresh, np.zeros((0, len(fresh.confidences)), np.float32), np.zeros(0, np.int64), nothing)
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{file} is no evolution that can go on ({first_line(error)}); expected none, or one begun by this command"
-        ) from error
-    if asked != about:
-        other = next(name for name in {**about, **asked} if about.get(name) != asked.get(name))
-        raise InputError(
-            f"{file} holds an evolution whose {other} is {asked.get(other)}; expected {about.get(other)} to go on with "
-            "it, or another --output"
-        )
-    return evolved
+    archive = jax.tree.unflatten(structure, [jnp.array(found[name]) for name in names])
+    return Evolved(archive, found["history"], found["generations"], found["frames"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.analysis import evolution, fooling
+from jaxcnn.analysis import evolution
 from jaxcnn.analysis.checks import checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.config import check_seed
@@ -20,6 +19,7 @@ from jaxcnn.data import imagenet
 from jaxcnn.errors import InputError
 from jaxcnn.figures import fooling as figures
 from jaxcnn.report import results
+from jaxcnn.report.climbing import climb
 from jaxcnn.report.evolving import evolve, to_bytes
 from jaxcnn.report.subject import Network
 
@@ -94,8 +94,8 @@ def draw_fooling(
 ) -> Fooled:
     """Fools a network, and draws how.
 
-    An evolution is saved every minute beside the folder, as NAME.evolution.npz, from which the same call goes on after
-    an interruption.
+    What was reached is saved every minute beside the folder, as NAME.evolution.npz or NAME.ascent.npz, from which the
+    same call goes on after an interruption.
 
     Args:
       network: the network.
@@ -109,7 +109,7 @@ def draw_fooling(
       population: children of a generation.
       seed: of the key.
       output: the new folder; None calls it after the network and the method.
-      progress: is told in a sentence how far an evolution is.
+      progress: is told in a sentence how far it is.
 
     Raises:
       InputError: an argument is out of range or of another method, or the folder exists.
@@ -133,15 +133,19 @@ def draw_fooling(
     shape = height, width, channels
     arrays: dict[str, np.ndarray] = {"targets": wanted}
     drawn: dict[str, Any] = {}
-    saved = folder.with_name(f"{folder.name}.evolution.npz")
+    saved = folder.with_name(f"{folder.name}.{'ascent' if method == 'gradient' else 'evolution'}.npz")
+    published = PUBLISHED.get(method) if classes == len(imagenet.names()) else None
     moving: tuple[Any, ...] | None = None
     if method == "gradient":
-        found = fooling.ascend(
-            network.model, network.state, wanted, key=jax.random.key(seed), image_shape=shape, **settings
-        )
-        images, sure = found.images, found.confidences
-        arrays |= {"steps": found.steps, "history": found.history}
-        published = None
+
+        def count(done: int, confidences: np.ndarray) -> None:
+            middle = figures.sure(float(np.median(confidences)))
+            progress(f"{done:,} of {len(wanted):,} classes: median confidence {middle}")
+
+        climbed = climb(network, wanted, settings, seed=seed, about=about, file=saved, progress=count)
+        kept, sure = climbed.images, climbed.confidences
+        arrays |= {"steps": climbed.steps, "history": climbed.history}
+        drawn["steps"] = figures.history(climbed.history, "step", first=0)
     else:
         shown = wanted[_spread(len(wanted), FILM)]
 
@@ -151,7 +155,7 @@ def draw_fooling(
         evolved = evolve(
             network,
             method,
-            seed=seed,
+            key=jax.random.key(seed),
             generations=int(settings["generations"]),
             population=int(settings["population"]),
             shown=shown,
@@ -159,31 +163,29 @@ def draw_fooling(
             file=saved,
             progress=tell,
         )
-        images = evolution.images(evolved.archive, method, shape, targets=wanted)
+        kept = to_bytes(np.asarray(evolution.images(evolved.archive, method, shape, targets=wanted)))
         sure = np.asarray(evolved.archive.confidences)[wanted]
         arrays |= {"history": evolved.history, "frames": evolved.frames, "generations": evolved.generations}
-        published = PUBLISHED[method] if classes == len(imagenet.names()) else None
         past = evolved.history[evolved.generations - 1][:, shown]
         moving = evolved.frames, evolved.generations.tolist(), [names[k] for k in shown], past
         drawn |= {
-            "generations": figures.generations(evolved.history, published=published),
+            "generations": figures.history(evolved.history, "generation", published=published),
             "film": figures.film(*moving),
         }
-    kept = to_bytes(np.asarray(images))
-    rounded = _confidences(network, kept, wanted)
+    rounded = confidences_of(network, kept, wanted)
     arrays |= {"images": kept, "confidences": sure, "rounded": rounded}
-    some = _spread(len(wanted), SHEET)
-    note = f"{len(some)} of {len(wanted):,} classes" if len(some) < len(wanted) else ""
-    drawn["images"] = figures.sheet(
-        kept[some], [names[wanted[i]] for i in some], sure[some], columns=8 if note else 5, note=note
-    )
-    if note:
+    sheets = {"images": (_spread(len(wanted), SHEET), "")}
+    if len(wanted) > SHEET:
+        sheets["images"] = sheets["images"][0], f"{SHEET} of {len(wanted):,} classes, evenly spaced"
+        sheets["surest"] = np.argsort(-sure, kind="stable")[:SHEET], f"the surest {SHEET} of {len(wanted):,} classes"
         drawn["confidences"] = figures.confidences(sure, published=published)
+    for title, (some, note) in sheets.items():
+        labels = [names[wanted[i]] for i in some]
+        drawn[title] = figures.sheet(kept[some], labels, sure[some], columns=8 if note else 5, note=note)
     files = results.write(folder, "fooling", arrays, about, drawn)
     if moving is not None:
         files.append(figures.animate(folder / "evolution.gif", *moving))
-        with contextlib.suppress(FileNotFoundError):
-            saved.unlink()
+    saved.unlink(missing_ok=True)
     return Fooled(folder, files, wanted, sure, rounded, [names[k] for k in wanted])
 
 
@@ -209,8 +211,14 @@ def _spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def _confidences(network: Network, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How sure the network is of the images [N, H, W, C], 0 to 255."""
+def confidences_of(network: Network, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How sure a network is that images show their targets, [N].
+
+    Args:
+      network: the network.
+      images: [N, H, W, C], 0 to 255.
+      targets: [N].
+    """
 
     @jax.jit
     def said(variables: Any, images: jax.Array) -> jax.Array:

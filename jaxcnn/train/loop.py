@@ -57,7 +57,11 @@ def located(experiment: Experiment) -> Experiment:
 
     return replace(
         experiment,
-        data=replace(experiment.data, directory=absolute(experiment.data.directory)),
+        data=replace(
+            experiment.data,
+            directory=absolute(experiment.data.directory),
+            extra_class=absolute(experiment.data.extra_class),
+        ),
         model=replace(experiment.model, weights=absolute(experiment.model.weights)),
     )
 
@@ -65,7 +69,9 @@ def located(experiment: Experiment) -> Experiment:
 def _nowhere(experiment: Experiment) -> Experiment:
     """The experiment without its paths, which may differ from machine to machine."""
     return replace(
-        experiment, data=replace(experiment.data, directory=None), model=replace(experiment.model, weights=None)
+        experiment,
+        data=replace(experiment.data, directory=None, extra_class=None),
+        model=replace(experiment.model, weights=None),
     )
 
 
