@@ -65,6 +65,13 @@ def test_generations_are_median_quartiles_and_extremes():
     assert steps.axes[0].get_xscale() == "linear"
 
 
+def test_a_history_near_certainty_counts_nines():
+    (axes,) = fooling.history([[0.5], [0.99], [0.9999]], "step", first=0).axes
+    to_pixels = axes.transData.transform
+    heights = [to_pixels((0, share))[1] for share in (0, 0.9, 0.99, 0.999)]
+    np.testing.assert_allclose(np.diff(heights), heights[1] - heights[0])
+
+
 def test_a_film_runs_from_the_first_generation_to_the_last():
     figure = fooling.film(FRAMES, NUMBERS, NAMES[:3], GROWING, columns=4)
     check_legible(figure)
@@ -73,7 +80,7 @@ def test_a_film_runs_from_the_first_generation_to_the_last():
     for row in range(3):
         for column, frame in enumerate(shown):
             np.testing.assert_allclose(picture(figure.axes[4 * row + column]), FRAMES[frame, row, ..., 0] / 255)
-    assert {"generation 1", "5", "100", "2,000"} <= set(words(figure))
+    assert {"generation", "1", "5", "100", "2,000"} <= set(words(figure))
 
 
 def test_an_animation_has_every_frame_and_begins_again(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
@@ -18,6 +19,7 @@ from jaxcnn.figures import style
 from jaxcnn.figures.pictures import as_pictures, caption, grid, show, wrapped
 
 _GAP = 0.07
+_NINES = 6
 _PUBLISHED = style.COLORS[1]
 
 
@@ -61,7 +63,7 @@ def sheet(
     room = _cell(columns, width)
     panels = [panel for row in axes for panel in row]
     for panel, picture, name, value in zip(panels, pictures, class_names, values, strict=False):
-        show(panel, picture)
+        _show(panel, picture)
         caption(panel, style.shorten(name, room), 12.0)
         caption(panel, sure(value), 3.5, "0.3")
     for unused in panels[len(pictures) :]:
@@ -143,7 +145,12 @@ def history(
         axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.xaxis.set_major_formatter(FuncFormatter(style.number))
     axes.set_xlim(first, max(first + 1, numbers[-1]))
-    axes.set_ylim(0, 1)
+    if middle[-1] > 0.99:  # most of what happens is beyond
+        axes.set_yscale("function", functions=(_nines, lambda nines: 1 - 10.0**-nines))
+        axes.set_yticks([0, 0.9, 0.99, 0.999, 0.9999, 0.99999], ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999"])
+        axes.set_ylim(0, 1 - 10**-_NINES)
+    else:
+        axes.set_ylim(0, 1)
     axes.set_xlabel(f"{unit} (log)" if first > 0 else unit)
     axes.set_ylabel("confidence")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
@@ -180,23 +187,23 @@ def film(
     pictures, values = _frames(frames, numbers, class_names, confidences)
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(columns, len(pictures))).round().astype(int))
     count = pictures.shape[1]
-    figure, axes = grid(count, len(chosen), pictures.shape[2:4], width=width, gap=_GAP, above=0.27, top=0.16)
+    figure, axes = grid(count, len(chosen), pictures.shape[2:4], width=width, gap=_GAP, above=0.27, top=0.3)
     room = _cell(len(chosen), width)
     for row in range(count):
         for column, frame in enumerate(chosen):
             panel = axes[row][column]
-            show(panel, pictures[frame, row])
+            _show(panel, pictures[frame, row])
             caption(panel, sure(values[frame, row]), 3.5, "0.3")
             if column == 0:
                 whole = len(chosen) * room
                 caption(panel, style.shorten(class_names[row], whole), 12.0)
+    _note(figure, [unit])
     tall = figure.get_figheight()
     for column, frame in enumerate(chosen):
-        left = axes[0][column].get_position().x0
         number = numbers[frame]
-        text = number if isinstance(number, str) else f"{number:,}"
-        text = text if column else f"{unit} {text}"
-        figure.text(left, 1 - 0.11 / tall, style.shorten(text, room), va="baseline", size=style.SMALL)
+        text = style.shorten(number if isinstance(number, str) else f"{number:,}", room)
+        left = axes[0][column].get_position().x0
+        figure.text(left, 1 - 0.25 / tall, text, va="baseline", size=style.SMALL)
     return figure
 
 
@@ -245,11 +252,23 @@ def animate(
                 for number, panel in enumerate(panels):
                     _clear(panel)
                     if number < pictures.shape[1]:
-                        show(panel, pictures[frame, number])
+                        _show(panel, pictures[frame, number])
                         caption(panel, style.shorten(class_names[number], _cell(columns, width)), 12.0)
                         caption(panel, sure(values[frame, number]), 3.5, "0.3")
                 writer.grab_frame()
     return Path(path)
+
+
+def _nines(shares: ArrayLike) -> np.ndarray:
+    """How many nines a share begins with, six at most: -log10(1 - share)."""
+    return -np.log10(np.maximum(1 - np.asarray(shares, float), 10.0**-_NINES))
+
+
+def _show(panel: Axes, picture: np.ndarray) -> None:
+    """Draws a picture with an edge, as some are as white as the page."""
+    show(panel, picture)
+    edge = Rectangle((0, 0), 1, 1, transform=panel.transAxes, fill=False, color="0.75", linewidth=0.4, clip_on=False)
+    panel.add_patch(edge)
 
 
 def _clear(panel: Axes) -> None:
