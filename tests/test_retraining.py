@@ -131,9 +131,10 @@ def test_the_figure_shows_both_confidences_and_the_error():
     figure = figures.retraining({"cppn": line, "direct": line}, [0.9, 0.8, 0.9], published=0.9999)
     check_legible(figure)
     confidence, error = figure.axes
-    np.testing.assert_array_equal([line.get_ydata() for line in confidence.lines[:2]], [line.median, line.recognised])
+    shown = [np.asarray(drawn.get_ydata()) for drawn in confidence.lines[:2]]
+    np.testing.assert_array_equal(shown, [line.median, line.recognised])
     np.testing.assert_array_equal(confidence.lines[1].get_xdata(), [1, 2, 3])
-    np.testing.assert_allclose(error.lines[0].get_ydata(), [10, 20, 10])
+    np.testing.assert_allclose(np.asarray(error.lines[0].get_ydata()), [10, 20, 10])
     assert "published: 0.9999 for all" in words(figure)
     with pytest.raises(InputError, match="no network was fooled"):
         figures.retraining({}, [0.9])

@@ -189,10 +189,12 @@ def retrain(
             evolved = _fool(network, classes, method, directory / f"fooled-{number}", number, plan, say)
             before = found[method][-1] if found[method] else None
             found[method].append(evolved)
-            quarters = [float(value) for value in np.quantile(evolved.confidences, (0.5, 0.25, 0.75, 0))]
+            median, lower, upper, least = np.quantile(evolved.confidences, (0.5, 0.25, 0.75, 0)).tolist()
             again = None if before is None else float(np.median(_seen(network, before.last)))
-            rows.append(Row(number, result.top1, extra / (extra + examples), method, *quarters, again))
-            say(f"network {number}, {method}: median confidence {pictures.sure(quarters[0])}")
+            rows.append(
+                Row(number, result.top1, extra / (extra + examples), method, median, lower, upper, least, again)
+            )
+            say(f"network {number}, {method}: median confidence {pictures.sure(median)}")
         joined = _join(directory, number, joined, [found[method][-1] for method in plan.methods], plan)
     assert spec is not None  # there is at least one network
     return Retrained(rows, _write(directory, about, rows, found, spec.class_names))
