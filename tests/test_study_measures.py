@@ -15,8 +15,8 @@ from commands import invoke
 from scipy import stats
 from test_study import FILE, small
 
-from jaxcnn import models, run
-from jaxcnn.config import Experiment, ModelSpec
+from jaxcnn import catalog, models, run
+from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.measures import COST
 from jaxcnn.report.page.report import write_report
@@ -224,3 +224,22 @@ def test_what_a_network_costs_is_what_its_summary_says(tmp_path, monkeypatch):
         "parameters": {"network": known.parameters},
         "multiply_adds": {"network": known.multiply_adds},
     }
+
+
+@pytest.mark.slow
+def test_the_measures_of_every_study_give_numbers_of_a_tiny_residual_network(tmp_path):
+    tiny = Experiment(
+        model=ModelConfig("cifar_resnet8"),
+        data=DataConfig("digits", image_size=8, limit=320, batch_size=160),
+        training=TrainingConfig(epochs=1, diagnose_every=10),
+    )
+    one = {"tiny": tiny}
+    assert study.train(Study("tiny", "Which?", "Nobody.", one, one, "Tiny."), tmp_path)
+    runs = [Trained(study.run_directory(tmp_path, "tiny", seed), None) for seed in range(3)]
+    for name in catalog.files("study"):
+        for title, measure in catalog.load_study(name)[0].measures.items():
+            found = measure.of(*runs[: measure.members])
+            study_measures._require_numbers(title, found)
+            assert np.isfinite([*found.values()]).any(), (name, title)
+            if "accuracy" in measure.title or "share" in measure.title:
+                assert all(0 <= value <= 1 for value in found.values())
