@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
-from tensorboardX import SummaryWriter
 
 BINS = 64
 _SIDE = 96  # pixels of a picture, at least
@@ -27,6 +26,8 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, *, step: int) -> None:
+        from tensorboardX import SummaryWriter  # imports PyTorch wherever that is installed, which takes seconds
+
         # The suffix keeps apart the files of two starts within one second.
         self._writer = SummaryWriter(str(directory), purge_step=step + 1, filename_suffix=f".{step:09d}")
 

@@ -150,13 +150,16 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
     rows = [_row(point) for point in points]
-    legend = alt.Legend(title=None, orient="top", columns=0, symbolType="stroke") if len(series) > 1 else None
+    # In as many columns as the chart's width holds; a band's own opacity would fade its symbols.
+    room = 7 * max(map(len, series)) + 45
+    columns = alt.expr(f"max(1, floor(width / {room}))")
+    legend = alt.Legend(title=None, orient="top", columns=columns, symbolType="stroke", symbolOpacity=1)
     return (
         alt.Chart(alt.Data(values=rows))
         .transform_filter("!isArray(zoom.x) || inrange(datum.x, zoom.x)")
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
-            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend if series[1:] else None),
         )
     )
 
