@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 import json
@@ -20,7 +21,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 import jaxcnn
-from jaxcnn import catalog, config
+from jaxcnn import catalog, config, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig
 from jaxcnn.data import open_split
 from jaxcnn.errors import InputError
@@ -206,7 +207,9 @@ def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch
     status, _, err = invoke(capsys, *words[1:])
     assert (status, err) == (0, "")
     [(given, directory)] = seen
-    assert config.difference(given, experiment) is None
+    options = models.options("lenet5") | dict(experiment.model.options)  # every option of the network, by its flag
+    expected = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, options=options))
+    assert config.difference(given, expected) is None
     assert given.data.directory == experiment.data.directory
     assert str(directory) == "runs/lenet-again"
 
