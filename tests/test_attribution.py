@@ -349,7 +349,11 @@ def test_an_evaluation_and_its_derivative_take_no_more_than_is_affordable(monkey
         assert 1 < size < 64
         keys, zero = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 1, 1, 1))
         asked = (0.1, jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32), (keys, zero), jnp.arange(size), jnp.ones(size))
-        program = saliency._noisy_sums.lower((model, attribution.Score()), state.variables, *asked).compile()
+        program = (
+            jax.jit(saliency._noisy_sums, static_argnums=0)
+            .lower((model, attribution.Score()), state.variables, *asked)
+            .compile()
+        )
         used = program.memory_analysis()
         assert used.temp_size_in_bytes + used.output_size_in_bytes <= chunks.MEMORY
 

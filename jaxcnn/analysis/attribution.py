@@ -23,6 +23,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.checks import check_whole, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.analysis.compiled import compiled
+from jaxcnn.analysis.max_pooling import faster
+from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.errors import InputError, RunError, first_line, unknown_name
 from jaxcnn.registry import discover
 from jaxcnn.state import State, check_hashable
@@ -303,7 +306,7 @@ def finish(maps: Float[Array, "n h w *c"]) -> Float[Array, "n h w *c"]:
     return maps
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def derivatives(
     network: tuple[nn.Module, Score], variables: Any, images: Array, classes: Array | None, _: Any = None
 ) -> Float[Array, "n h w c"]:
@@ -316,7 +319,8 @@ def derivatives(
       classes: [n], or None.
     """
     model, score = network
-    return jax.grad(lambda x: score(logits(model, variables, x), classes).sum())(images)
+    said = rewrite(partial(logits, model), faster)
+    return jax.grad(lambda x: score(said(variables, x), classes).sum())(images)
 
 
 def derivatives_at_copies(
@@ -371,12 +375,12 @@ def normal(keys: Key[Array, " n"], numbers: Array, shape: tuple[int, ...]) -> Fl
 _logits = jax.jit(logits, static_argnums=0)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _predicted(model: nn.Module, variables: Any, images: Array) -> Array:
     return logits(model, variables, images).argmax(-1)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _scores(network: tuple[nn.Module, Score], variables: Any, images: Array, classes: Array | None) -> Array:
     model, score = network
     return score(logits(model, variables, images), classes)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import check_layer, layers, watched
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.guided import guided, rectified
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -177,7 +178,7 @@ def _spread(maps: Array, derivative: Array) -> Array:
     return (shares * jnp.maximum(derivative, 0)).sum((1, 2))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(static_argnums=(0, 1, 2, 3))
 def _cam(
     network: tuple[nn.Module, Score],
     layer: str,

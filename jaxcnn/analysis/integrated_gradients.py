@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, derivatives_at_copies, finish
 from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -137,7 +137,7 @@ def _integral(question: Question, start: Array, steps: int) -> Float[Array, "n h
     return (question.images - start) * mean
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _path_sums(
     network: tuple[nn.Module, Score],
     variables: Any,

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Question, Score, Targets, ask, normal, scores_at_copies
 from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.state import State
 
@@ -72,7 +73,8 @@ def deletion(
       chunk: images that the network evaluates at once, on which the result does not depend; None takes as many as
         `chunks.MEMORY` holds.
       steps: in which all pixels are overwritten, equally many (but for rounding) in each; None is a row's worth in
-        each, as published. With fewer, the class is gone after the first step for whatever map.
+        each, as published, or a row's worth of squares. With far fewer, the class is gone after the first step for
+        whatever map.
       region: side in pixels of the squares that are overwritten as a whole, by their mean heat; see `by_region`.
       value: what is written, in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images.
 
@@ -278,7 +280,8 @@ def by_region(heat: Float[Array, "n h w"], side: int) -> Float[Array, "n h w"]:
         window, padding = (1, side, side), ((0, 0), (0, -height % side), (0, -width % side))
         return lax.reduce_window(values, start, combine, window, window, padding)
 
-    mean = over(0.0, lax.add, heat) / over(0.0, lax.add, jnp.ones_like(heat))
+    sides = (np.minimum(side, length - np.arange(0, length, side)) for length in (height, width))
+    mean = over(0.0, lax.add, heat) / np.multiply.outer(*sides).astype(np.float32)[None]
     # Rounding must not rank squares that are the same everywhere.
     mean = jnp.clip(mean, over(jnp.inf, lax.min, heat), over(-jnp.inf, lax.max, heat))
     return _enlarged(mean, side, height, width)
@@ -337,10 +340,10 @@ def _enlarged(squares: Array, side: int, height: int, width: int) -> Array:
 
 def _exchange(question: Question, heat: ArrayLike, start: Array, end: Array, steps: int | None, region: int) -> Curve:
     check_whole(steps=steps)
-    steps = question.images.shape[1] if steps is None else steps
+    places = ranks(checked_heat(heat, question.images), question.companions, region)
+    steps = -(-question.images.shape[1] // region) if steps is None else steps
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
-    places = ranks(checked_heat(heat, question.images), question.companions, region)
     pixels = places[0].size
     counts = np.round(np.linspace(0, pixels, steps + 1)).astype(np.int32)
     question = replace(question, images=start, companions=(places, end))
@@ -363,7 +366,7 @@ def finite(probabilities: Float[Array, "n s"], shares: Sequence[float] | np.ndar
     return probabilities
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _exchanged(
     network: tuple[nn.Module, Score],
     variables: Any,
@@ -381,7 +384,7 @@ def _exchanged(
     return jnp.zeros((len(images), len(counts))).at[:, numbers].add(weights[None] * values)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _misses(
     network: tuple[nn.Module, Score],
     variables: Any,

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Method, Question, Score, Targets, ask, finish, scores_at_copies
 from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -182,7 +182,7 @@ def _covered(starts: np.ndarray, patch: int, length: int) -> Bool[np.ndarray, "p
     return (starts[:, None] <= pixels) & (pixels < starts[:, None] + patch)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _occluded(
     network: tuple[nn.Module, Score],
     variables: Any,

@@ -26,6 +26,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import unrolled
 from jaxcnn.analysis.attribution import Method, Score, Targets, ask, finish, logits
+from jaxcnn.analysis.compiled import compiled
+from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.rewriting import bind, run
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -130,7 +132,7 @@ def _unit_backward(saved: Any, ratio: Array) -> tuple[Array, Any, Any]:
 _unit.defvjp(_unit_forward, _unit_backward)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _relevance(
     network: tuple[nn.Module, Score],
     signed: bool,
@@ -193,7 +195,8 @@ def _rule(rules: _Rules, equation: JaxprEqn, operands: Sequence[Any]) -> list[An
         return [rules.unit(streams[0], apply(value), gate=name not in _ACTIVATING)]
     if name in _CHOOSING:
         chosen = [rules.unit(o, o.value) if isinstance(o, _Stream) and rules.signed else o for o in operands]
-        (result,) = bind(equation, [o.value if isinstance(o, _Stream) else o for o in chosen])
+        values = [o.value if isinstance(o, _Stream) else o for o in chosen]
+        (result,) = faster(equation, values) or bind(equation, values)
         return [_Stream(result, rules.positive(result), all(stream.gate for stream in streams))]
     if name not in _MOVING | _WEIGHING | {"sub", "neg"} or (name in _WEIGHING and len(streams) > 1):
         raise InputError(

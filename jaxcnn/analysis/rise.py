@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.attribution import Method, Score, Targets, ask, finish
 from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.occlusion import evaluated, unless_hidden
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -106,7 +107,7 @@ def _interpolation(where: Array, side: int, cells: int) -> Float[Array, "side ce
     return jnp.maximum(1 - jnp.abs(positions[:, None] - jnp.arange(cells)[None]), 0)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _masked_sums(
     network: tuple[nn.Module, Score],
     cells: int,

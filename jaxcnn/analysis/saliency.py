@@ -25,6 +25,7 @@ from jaxcnn.analysis.attribution import (
     normal,
 )
 from jaxcnn.analysis.checks import check_whole
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
 
@@ -231,7 +232,7 @@ def _noisy(question: Question, samples: int, noise: float, center: Array | None 
     return jax.tree.map(lambda total: total / samples, sums)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _noisy_sums(
     network: tuple[nn.Module, Score],
     variables: Any,

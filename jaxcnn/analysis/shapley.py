@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import Method, Score, Targets, ask, finish
 from jaxcnn.analysis.checks import check_whole, checked_baseline
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.occlusion import evaluated, unless_hidden
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -90,7 +91,7 @@ def _ranks(key: Array, permutation: Array, count: int) -> Int[Array, " count"]:
     return jnp.where(permutation % 2 == 0, ranks, count - 1 - ranks)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _sums(
     network: tuple[nn.Module, Score],
     count: int,
