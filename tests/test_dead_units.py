@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +51,23 @@ def test_what_has_no_relu_is_refused():
         dead_units(model, states.create(model, KEY, IMAGES.shape[1:]), IMAGES)
     with pytest.raises(InputError, match="chunk is 0; expected at least 1"):
         dead_units(RESNET, resnet(), IMAGES, chunk=0)
+
+
+class Normalised(nn.Module):
+    """Two layers that keep a variance from being negative by max(variance, 0), and one activation."""
+
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.GroupNorm(2, name="groups")(nn.Conv(4, (3, 3), name="conv")(images))
+        x = self.activation(nn.LayerNorm(name="layers")(x))
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+def test_what_keeps_a_variance_positive_is_no_relu():
+    shape = IMAGES.shape[1:]
+    found = dead_units(Normalised(nn.relu), states.create(Normalised(nn.relu), KEY, shape), IMAGES)
+    assert found.rectifiers == ("layers",)
+    with pytest.raises(InputError, match="Normalised has no ReLU"):
+        dead_units(Normalised(nn.tanh), states.create(Normalised(nn.tanh), KEY, shape), IMAGES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -177,6 +179,29 @@ def test_through_split_and_exact_gelu_the_relevance_adds_up_to_the_score(gamma):
     state = made(Halves())
     found = lrp(Halves(), state, IMAGES, TARGETS, epsilon=0.0, gamma=gamma)
     np.testing.assert_allclose(found.sum((1, 2, 3)), logits(Halves(), state, IMAGES, TARGETS), rtol=2e-3, atol=1e-5)
+
+
+class SelfGated(nn.Module):
+    """Activations that are products of a unit with a function of itself."""
+
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        del train
+        x = self.activation(nn.Dense(6, use_bias=False, name="stem")(images.mean((1, 2))))
+        return nn.Dense(CLASSES, use_bias=False, name="head")(x)
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.gelu, nn.hard_swish, nn.silu, nn.soft_sign, lambda x: x * jnp.tanh(nn.softplus(x))]
+)
+@pytest.mark.parametrize("gamma", [0.0, 0.25])
+def test_a_unit_that_scales_itself_hands_all_on(activation, gamma):
+    model = SelfGated(activation)
+    state = made(model)
+    found = lrp(model, state, IMAGES, TARGETS, epsilon=0.0, gamma=gamma)
+    np.testing.assert_allclose(found.sum((1, 2, 3)), logits(model, state, IMAGES, TARGETS), rtol=2e-3, atol=1e-5)
 
 
 def test_what_has_no_rule_is_refused_by_name():

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.checks import check_chunk, checked_images
 from jaxcnn.analysis.chunks import affordable, join, pieces
-from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.errors import unknown_name
 from jaxcnn.state import State
 
 
@@ -70,8 +70,7 @@ def activations(
       InputError: images or chunk are not as expected, or there is no such layer; the message lists the nearest names.
     """
     pixels = checked_images(images)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     check_layer(layer, layers(model, state, pixels.shape[1:]))
     size = chunk or affordable(model, state.variables, pixels.shape[1:])
     parts = [_activations(model, layer, state.variables, pixels[some]) for some in pieces(len(pixels), size)]

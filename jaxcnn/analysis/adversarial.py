@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxcnn.analysis.attribution import logits
-from jaxcnn.analysis.checks import checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.registry import discover
@@ -202,8 +202,7 @@ def aim(
       InputError: an argument has another shape, type or range, or the model returns no such logits.
     """
     pixels = checked_images(images)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     count, variables = len(pixels), state.variables
     shape = getattr(jax.eval_shape(partial(logits, model), variables, pixels), "shape", ())
     if len(shape) != 2 or shape[0] != count or shape[1] < 2:

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxcnn.analysis.checks import check_whole, checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.max_pooling import faster
@@ -249,9 +249,7 @@ def ask(
     """
     check_hashable(model)
     pixels = checked_images(images)
-    check_whole(chunk=chunk)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     count, variables = len(pixels), state.variables
     try:
         shape = getattr(_logits.eval_shape(model, variables, pixels), "shape", ())

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxcnn.analysis.checks import checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable
 from jaxcnn.errors import InputError
 from jaxcnn.state import State
@@ -42,8 +42,7 @@ def read(
     Raises:
       InputError: there are no images, or chunk or a batch is not as expected.
     """
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     rest = iter(batches)
     first = next(rest, None)
     if first is None:

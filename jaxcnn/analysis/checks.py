@@ -63,6 +63,17 @@ def check_whole(**numbers: Any) -> None:
             raise InputError(f"{name} is {number!r}; expected a whole number")
 
 
+def check_chunk(chunk: int | None) -> None:
+    """Refuses a number of images at once that is none.
+
+    Raises:
+      InputError: it is neither None nor a positive integer.
+    """
+    check_whole(chunk=chunk)
+    if chunk is not None and chunk < 1:
+        raise InputError(f"chunk is {chunk}; expected at least 1")
+
+
 def checked_baseline(baseline: ArrayLike, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     """The baseline of each image.
 

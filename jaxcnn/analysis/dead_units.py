@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from jaxcnn.analysis.activations import unrolled
-from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.checks import check_chunk, checked_images
 from jaxcnn.analysis.chunks import affordable, pieces
 from jaxcnn.errors import InputError
 from jaxcnn.layers import rectifiers
@@ -54,8 +54,7 @@ def dead_units(model: nn.Module, state: State, images: ArrayLike, *, chunk: int 
     Reference: Lu, Shin, Su & Karniadakis, "Dying ReLU and initialization: theory and numerical examples", 2019.
     """
     pixels = checked_images(images)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     size = chunk or affordable(model, state.variables, pixels.shape[1:])
     found = [_look(model, state.variables, pixels[some]) for some in pieces(len(pixels), size)]
     if not found[0]:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Key
 
 from jaxcnn.analysis.activations import activation, check_layer, layers
-from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.checks import check_chunk, checked_images
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.patches import Box, box, receptive_fields
 from jaxcnn.errors import InputError, RunError
@@ -75,8 +75,7 @@ def effective_receptive_field(
     networks", 2016.
     """
     pixels = checked_images(images)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     height, width, channels = pixels.shape[1:]
     known = layers(model, state, (height, width, channels))
     check_layer(layer, known)

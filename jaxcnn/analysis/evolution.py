@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import logits
-from jaxcnn.analysis.checks import checked_targets
+from jaxcnn.analysis.checks import check_chunk, check_whole, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.cppn import Cppn
 from jaxcnn.analysis.direct import Direct
@@ -100,10 +100,12 @@ def map_elites(
     """
     written = encoding_of(encoding, image_shape)
     begun = 0 if archive is None else int(archive.generation)
-    if population < 1 or generations <= begun or (chunk is not None and chunk < 1):
+    check_whole(population=population, generations=generations)
+    check_chunk(chunk)
+    if population < 1 or generations <= begun:
         raise InputError(
-            f"population is {population}, generations {generations} and chunk {chunk}; expected at least 1, more than "
-            f"the {begun} that there were, and at least 1 or None"
+            f"population is {population} and generations {generations}; expected at least 1, and more than the {begun} "
+            "that there were"
         )
     best = begin(model, state, image_shape, encoding) if archive is None else archive
     asked = jax.eval_shape(lambda: begin(model, state, image_shape, encoding))

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxcnn.analysis.attribution import logits
-from jaxcnn.analysis.checks import checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.rewriting import rewrite
@@ -89,8 +89,7 @@ def ascend(
             f"confidence is {confidence}, steps {steps}, step_size {step_size} and penalty {penalty}; expected a "
             "number in (0, 1], at least 0, a number above 0, and one of at least 0"
         )
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     count = int(np.size(targets))
     if start is not None:
         if image_shape is not None:

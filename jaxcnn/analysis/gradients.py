@@ -19,7 +19,7 @@ from scipy.stats import binom
 
 from jaxcnn.analysis.activations import layers, unrolled, watched
 from jaxcnn.analysis.blocks import Block, Part, parts
-from jaxcnn.analysis.checks import checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.state import State
@@ -160,8 +160,7 @@ def _checked(
     model: nn.Module, state: State, images: ArrayLike, labels: ArrayLike, chunk: int | None
 ) -> tuple[Array, Array, int]:
     pixels = checked_images(images)
-    if chunk is not None and chunk < 1:
-        raise InputError(f"chunk is {chunk}; expected at least 1")
+    check_chunk(chunk)
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), state.variables, pixels)
     classes = checked_targets(labels, *logits.shape)
     return pixels, classes, chunk or affordable(model, state.variables, pixels.shape[1:])

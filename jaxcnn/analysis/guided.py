@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.errors import InputError
+from jaxcnn.layers.rectifiers import in_normalisation, named_normalisation
 from jaxcnn.state import State
 
 Backward = Callable[[Array, Array], Array]
@@ -155,14 +155,12 @@ def _rectified(
     return derivative
 
 
-_NORMALISATIONS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)
-_MARK = "<normalisation>"
 _COPYING = (lax.broadcast_in_dim_p, lax.convert_element_type_p, lax.reshape_p)
 
 
 def mark_normalisation(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
     """For `nn.intercept_methods`: names what normalisation layers compute, so that none of it is taken for a ReLU."""
-    with jax.named_scope(_MARK) if isinstance(context.module, _NORMALISATIONS) else nullcontext():
+    with named_normalisation(context.module):
         return call(*args, **kwargs)
 
 
@@ -187,7 +185,7 @@ def rectifies(equation: JaxprEqn, operands: Sequence[Any], zeros: set[Var]) -> A
         number = not isinstance(operands[0], jax.Array) and not np.any(operands[0])
         note = zeros.add if number or zero(equation.invars[0]) else zeros.discard  # a program may be run again
         note(equation.outvars[0])
-    if equation.primitive is not lax.max_p or _MARK in str(equation.source_info.name_stack):
+    if equation.primitive is not lax.max_p or in_normalisation(equation):
         return None
     return next((x for variable, x in zip(equation.invars, reversed(operands), strict=True) if zero(variable)), None)
 

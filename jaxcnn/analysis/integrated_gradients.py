@@ -131,10 +131,14 @@ def completeness(
 
 def _integral(question: Question, start: Array, steps: int) -> Float[Array, "n h w c"]:
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    line = tuple(jnp.asarray(values, start.dtype) for values in ((nodes + 1) / 2, weights / 2))
-    question = replace(question, companions=start)
-    mean = question.total(steps, partial(_path_sums, question.network, question.variables, line))
-    return (question.images - start) * mean
+    positions, shares = (jnp.asarray(values, start.dtype) for values in ((nodes + 1) / 2, weights / 2))
+
+    def sums(images: Array, classes: Array | None, start: Array, numbers: Array, counted: Array) -> Array:
+        # One program whatever the number of steps.
+        line = positions[numbers], counted * shares[numbers]
+        return _path_sums(question.network, question.variables, line, images, classes, start)
+
+    return (question.images - start) * replace(question, companions=start).total(steps, sums)
 
 
 @compiled(static_argnums=0)
@@ -145,13 +149,11 @@ def _path_sums(
     images: Array,
     classes: Array | None,
     start: Array,
-    numbers: Array,
-    weights: Array,
 ) -> Float[Array, "n h w c"]:
-    positions = line[0][numbers][None, :, None, None, None]
-    copies = start[:, None] + positions * (images - start)[:, None]
+    positions, weights = line
+    copies = start[:, None] + positions[None, :, None, None, None] * (images - start)[:, None]
     derivatives = derivatives_at_copies(network, variables, copies, classes)
-    return jnp.einsum("s,nshwc->nhwc", weights * line[1][numbers], derivatives, precision="highest")
+    return jnp.einsum("s,nshwc->nhwc", weights, derivatives, precision="highest")
 
 
 METHODS = {

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from jaxcnn.analysis.activations import activation, check_layer, layers, unrolled
-from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.checks import check_chunk, check_whole, checked_images
 from jaxcnn.analysis.chunks import affordable
 from jaxcnn.analysis.receptive_field import Field, Reach, enter, follow, leave, of_layer
 from jaxcnn.errors import InputError, RunError
@@ -147,8 +147,10 @@ def top_patches(
       Zeiler & Fergus, Visualizing and understanding convolutional networks, ECCV 2014; Girshick et al., Rich feature
       hierarchies for accurate object detection and semantic segmentation, CVPR 2014.
     """
-    if k < 1 or (chunk is not None and chunk < 1):
-        raise InputError(f"k is {k} and chunk {chunk}; expected at least 1")
+    check_whole(k=k)
+    check_chunk(chunk)
+    if k < 1:
+        raise InputError(f"k is {k}; expected at least 1")
     best: _Best | None = None
     size = count = 0
     for batch in batches:

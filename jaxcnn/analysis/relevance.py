@@ -87,11 +87,17 @@ class _Stream(NamedTuple):
       positive: what its positive contributions alone add up to, since the last function of single units; None where
         they do not count more than the others.
       gate: whether it only scales others, as the denominator of a normalisation.
+      sources: the arrays of which it is a function unit by unit, the last one first.
     """
 
     value: Any
     positive: Any
     gate: bool = False
+    sources: tuple[Any, ...] = ()
+
+    def scales(self, other: _Stream) -> bool:
+        """Whether it is a gate, or the unit's own factor in a product with it, as in x tanh x."""
+        return self.gate or (not other.gate and any(source is other for source in self.sources))
 
 
 class _Rules(NamedTuple):
@@ -167,6 +173,7 @@ _ACTIVATING = {"tanh", "max", "min", "clamp", "erf", "abs", "log1p", "expm1"}
 _SCALING = {
     "erfc", "exp", "exp2", "floor", "integer_pow", "log", "logistic", "pow", "round", "rsqrt", "sign", "sqrt", "square",
 }  # fmt: skip
+_UNITWISE = _ACTIVATING | _SCALING | {"add", "add_any", "convert_element_type", "div", "mul", "neg", "select_n", "sub"}
 _ASKING = {"gt", "ge", "lt", "le", "eq", "ne", "argmax", "argmin", "stop_gradient"}
 
 
@@ -175,7 +182,17 @@ def _rule(rules: _Rules, equation: JaxprEqn, operands: Sequence[Any]) -> list[An
     streams = [operand for operand in operands if isinstance(operand, _Stream)]
     if not streams:
         return None
+    results = _handed_on(rules, name, equation, operands, streams)
+    if name not in _UNITWISE:
+        return results
+    first, *others = ((stream, *stream.sources) for stream in streams)
+    sources = tuple(one for one in first if all(any(one is known for known in other) for other in others))
+    return [result._replace(sources=sources) for result in results]
 
+
+def _handed_on(
+    rules: _Rules, name: str, equation: JaxprEqn, operands: Sequence[Any], streams: Sequence[_Stream]
+) -> list[Any]:
     def apply(select: Any) -> Any:
         return bind(equation, [select(o) if isinstance(o, _Stream) else o for o in operands])[0]
 
@@ -211,14 +228,14 @@ def _product(rules: _Rules, name: str, one: _Stream, other: _Stream) -> _Stream:
     """Of two activations: one of them only scales the other, and is taken as a number."""
     if one is other and name == "mul":
         return rules.unit(one, one.value**2, gate=True)
-    if name == "mul" and one.gate and not other.gate:
+    if name == "mul" and one.scales(other) and not other.scales(one):
         one, other = other, one
-    if not other.gate or (one.gate and name == "mul"):
+    if not other.scales(one) or (one.gate and name == "mul"):
         if one.gate and other.gate:  # of two that scale, the product scales
             return rules.unit(one, one.value * other.value, gate=True)
         raise InputError(
-            f"relevance propagation has no rule for {name} of two activations; expected one of them to be a gate or a "
-            "normalisation"
+            f"relevance propagation has no rule for {name} of two activations; expected one of them to be a gate, a "
+            "normalisation or a function of the other"
         )
     factor = lax.stop_gradient(other.value if name == "mul" else 1 / other.value)
     positive = None

@@ -14,6 +14,8 @@ import jax
 from jax import Array, lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from jaxcnn.layers.rectifiers import scanned
+
 Rule: TypeAlias = Callable[[JaxprEqn, Sequence[Any]], Any]
 """Of an equation and the values of its operands: the values of its results, or None to compute them as usual."""
 
@@ -105,7 +107,7 @@ def _if_changed(equation: JaxprEqn, operands: Sequence[Any], rule: Rule) -> list
 def _loop(equation: JaxprEqn, operands: Sequence[Any], rule: Rule) -> list[Any]:
     parameters = equation.params
     body = parameters["jaxpr"]
-    fixed, carried = parameters["num_consts"], parameters["num_carry"]
+    fixed, carried = scanned(parameters)
 
     def step(carry: list[Array], slices: list[Array]) -> tuple[list[Array], list[Array]]:
         results = run(body.jaxpr, body.consts, [*operands[:fixed], *carry, *slices], rule)

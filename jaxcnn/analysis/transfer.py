@@ -13,7 +13,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxcnn.analysis.checks import checked_images
+from jaxcnn.analysis.checks import check_chunk, checked_images
 from jaxcnn.analysis.chunks import join, pieces
 from jaxcnn.errors import InputError, JaxcnnError
 from jaxcnn.state import State
@@ -48,9 +48,11 @@ def features(model: nn.Module, state: State, images: ArrayLike, *, chunk: int = 
       [N, D] in float32, D being the inputs of the head.
 
     Raises:
-      InputError: the images are not floats [N, H, W, C] in [0, 1], or the network has no layer called head.
+      InputError: the images are not floats [N, H, W, C] in [0, 1], chunk is not as expected, or the network has no
+        layer called head.
     """
     pixels = checked_images(images)
+    check_chunk(chunk)
     parts = [_features(model, state.variables, pixels[some]) for some in pieces(len(pixels), chunk)]
     return join(parts, len(pixels))
 

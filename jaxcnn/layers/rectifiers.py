@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,6 +27,30 @@ class Rectified(flax.struct.PyTreeNode):
 
 Evaluated: TypeAlias = tuple[list[Any], list[Rectified]]
 
+_NORMALISATION = "[normalisation]"
+
+
+def scanned(params: Any) -> tuple[int, int]:
+    """How many arguments of a scan are the same in every step, and how many after them are carried on."""
+    if "ft_in" in params:  # as JAX 0.11 groups the arguments
+        fixed, carried, _ = map(len, params["ft_in"].unpack())
+        return fixed, carried
+    return params["num_consts"], params["num_carry"]
+
+
+def named_normalisation(module: nn.Module) -> AbstractContextManager[Any]:
+    """Within it, what one of flax's normalisation layers computes is named so; of other modules, nothing is.
+
+    They keep a variance from being negative by max(variance, 0), which is no ReLU.
+    """
+    normalises = isinstance(module, nn.BatchNorm | nn.GroupNorm | nn.InstanceNorm | nn.LayerNorm | nn.RMSNorm)
+    return jax.named_scope(_NORMALISATION) if normalises else nullcontext()
+
+
+def in_normalisation(equation: JaxprEqn) -> bool:
+    """Whether a normalisation layer computes it, of a program traced with `named_normalisation`."""
+    return _NORMALISATION in str(equation.source_info.name_stack)
+
 
 def marker(called: list[str]) -> Callable[..., Any]:
     """Writes the path of the module that computes it beside every equation, and every path into `called`."""
@@ -33,7 +58,7 @@ def marker(called: list[str]) -> Callable[..., Any]:
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         path = "/".join(context.module.path)
         called.append(path)
-        with jax.named_scope(f"<{path}>"):
+        with jax.named_scope(f"<{path}>"), named_normalisation(context.module):
             return call(*args, **kwargs)
 
     return intercept
@@ -78,7 +103,8 @@ def evaluate(
                 outputs = equation.primitive.bind(*operands, **params)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
             # What no module computes is part of the loss, and what has no batch, of a parameter or a statistic.
-            if module is not None and outputs[0].ndim >= 2 and _is_rectifier(equation):
+            layer = module is not None and outputs[0].ndim >= 2 and not in_normalisation(equation)
+            if module is not None and layer and _is_rectifier(equation):
                 origin = next((origin for origin in origins if origin is not None), module)
                 within = not module or (origin + "/").startswith(module + "/")
                 found.append(_look(origin if within else module, outputs[0]))
@@ -108,10 +134,7 @@ def _run_checkpoint(params: Any, args: Any, origins: Any, module: str | None) ->
 
 
 def _run_scan(params: Any, args: Any, origins: Any, module: str | None) -> Evaluated:
-    if "ft_in" in params:  # as JAX 0.11 groups the arguments
-        first, carried, _ = map(len, params["ft_in"].unpack())
-    else:
-        first, carried = params["num_consts"], params["num_carry"]
+    first, carried = scanned(params)
     consts, init, xs = args[:first], args[first : first + carried], args[first + carried :]
 
     def run(carry: Any, xs: Any) -> tuple[Any, Any]:
