@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
@@ -126,6 +128,19 @@ def color_bar(figure: Figure, mappable: ScalarMappable, base: float, limit: floa
     figure.colorbar(
         mappable, cax=axes, orientation="horizontal", extend=extend, ticks=ticks, format=FuncFormatter(style.number)
     )
+
+
+def shared_scale(methods: Collection[str], signed: Collection[str]) -> ScalarMappable:
+    """From blue over white to red, from -1 to 1; where no map has a sign, its half from white on.
+
+    Args:
+      methods: that made the maps.
+      signed: those whose sign has a meaning.
+    """
+    colors = mpl.colormaps[style.DIVERGING]
+    if any(method in signed for method in methods):
+        return ScalarMappable(Normalize(-1, 1), colors)
+    return ScalarMappable(Normalize(0, 1), ListedColormap(colors(np.linspace(0.5, 1, 256))))
 
 
 def scale_notes(percentile: float, methods: Collection[str], signed: Collection[str]) -> list[str]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
@@ -17,7 +14,17 @@ from numpy.typing import ArrayLike
 
 from jaxcnn.errors import InputError
 from jaxcnn.figures import style
-from jaxcnn.figures.pictures import as_heat, as_pictures, color_bar, heading, quantiles, scale_notes, show, wrapped
+from jaxcnn.figures.pictures import (
+    as_heat,
+    as_pictures,
+    color_bar,
+    heading,
+    quantiles,
+    scale_notes,
+    shared_scale,
+    show,
+    wrapped,
+)
 
 _GAP, _LINE, _ROW = 0.04, 0.125, 0.14  # inches
 _LABEL = 0.9  # inches, for the methods' titles
@@ -61,6 +68,8 @@ def exchange(
 ) -> Figure:
     """The probability of the class as pixels are deleted and inserted, a line for each method.
 
+    Bands are 95 % intervals: of the random maps, where there are any, as they are what to get out of.
+
     Args:
       shares: of the pixels that are exchanged, [S], increasing in [0, 1].
       deletion: by method.
@@ -83,6 +92,7 @@ def exchange(
     looks = _looks(list(deletion), baselines)
     gain = {name: _mean(insertion[name].area) - _mean(deletion[name].area) for name in looks}
     order = sorted(looks, key=lambda name: -gain[name])
+    shaded = [name for name in looks if name in baselines] or list(looks)
     rows = -(-len(order) // 2)
     table = (rows + 1) * _ROW + 0.22
     height = table + 2.55
@@ -95,7 +105,8 @@ def exchange(
         for name, curve in curves.items():
             mean, low, high = _checked(f"{what} of {name!r}", curve.probability, x)
             axes.plot(x, mean, **looks[name])
-            axes.fill_between(x, low, high, color=looks[name]["color"], alpha=0.1, linewidth=0)
+            if name in shaded:
+                axes.fill_between(x, low, high, color=looks[name]["color"], alpha=0.1, linewidth=0)
         axes.set(xlim=(0, 1), xlabel=f"pixels {'deleted' if what == 'deletion' else 'made sharp'} (%)")
         axes.set_ylim(0, min(1.0, axes.get_ylim()[1]))
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
@@ -120,7 +131,8 @@ def exchange(
                 color = "black" if row else "0.35"
                 x_text = (left + place) / style.PAGE
                 figure.text(x_text, level, text or "", va="center_baseline", size=style.SMALL, color=color)
-    note = f"means over {images} images with their 95% intervals; best first, by the difference of the areas"
+    whose = "random maps' intervals shaded; " if len(shaded) < len(looks) else ""
+    note = f"means over {images} images with their 95% intervals; {whose}best first, by the difference of the areas"
     figure.text(_GAP / style.PAGE, _GAP / height, note, va="bottom", size=style.SMALL, color="0.35")
     return figure
 
@@ -177,7 +189,7 @@ def cascade(
     )
     show(axes, picture)
     axes.set_axis_off()
-    colors, norm = mpl.colormaps[style.DIVERGING], Normalize(-1, 1)
+    mappable = shared_scale(heats, signed)
     lefts = [_LABEL + 2 * _GAP + column * (cell + _GAP) for column in range(count)]
     for left, text in zip(lefts, texts, strict=True):
         if upright:
@@ -194,11 +206,11 @@ def cascade(
         clipped |= bool((np.abs(values) > 1).any())
         for left, value in zip(lefts, values, strict=True):
             axes = figure.add_axes((left / style.PAGE, (base + _GAP) / height, cell / style.PAGE, tall / height))
-            axes.imshow(value, cmap=colors, norm=norm)
+            axes.imshow(value, cmap=mappable.cmap, norm=mappable.norm)
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(visible=True, color="0.7", linewidth=0.4)
-    color_bar(figure, ScalarMappable(norm, colors), foot - 0.13, 1.0, clipped=clipped)
+    color_bar(figure, mappable, foot - 0.13, 1.0, clipped=clipped)
     figure.text(0.5, _GAP / height, "\n".join(notes), ha="center", va="bottom", size=style.SMALL, linespacing=1.1)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.analysis import comparison, metrics, sanity
+from jaxcnn.analysis import attribution, comparison, metrics, sanity
 from jaxcnn.analysis.attribution import Method
 from jaxcnn.analysis.comparison import MEASURES, Comparison, Measure
 from jaxcnn.config import check_seed
@@ -179,23 +180,39 @@ def _randomised(
     layers: list[str] = []
     values: dict[str, np.ndarray] = {}
     shown: dict[str, np.ndarray] = {}
+    alive = np.ones(len(chosen.images), bool)
+
+    def cascade(method: Method) -> tuple[sanity.Step, ...]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", attribution.DeadMapWarning)  # said below, once
+            return sanity.cascading_randomisation(method.function, *asked, key=key)
+
     for name, method in methods.items():
-        steps = heard(partial(sanity.cascading_randomisation, method.function, *asked, key=key), name, say)
+        steps = heard(partial(cascade, method), name, say)
+        for made in (steps[0].originals, *(step.maps for step in steps)):
+            alive &= made.reshape(len(made), -1).any(1)
         layers = [step.layer for step in steps]
         maps = [steps[0].originals[:1], *(steps[i].maps[:1] for i in _some(len(steps)))]
         shown[method.title] = np.concatenate([np.asarray(method.heat(jnp.asarray(m))) for m in maps])
         similar = [[getattr(step.similarities, field) for field in _SIMILARITIES] for step in steps]
         values[name] = np.array(similar).transpose(1, 0, 2)  # [measures, layers, images]
+    kept = alive if alive.sum() > 1 else np.ones_like(alive)
+    if not alive.all():
+        what = "are left out of the figure of similarities" if kept is alive else "count as unlike"
+        say(
+            f"for {(~alive).sum()} of {len(alive)} images a network drawn anew gives maps that are zero everywhere, as "
+            f"the class's score depends on the image no longer; they {what}"
+        )
     bands = {
-        label: {method.title: _band(values[name][row].T) for name, method in methods.items()}
+        label: {method.title: _band(values[name][row][:, kept].T) for name, method in methods.items()}
         for row, label in enumerate(_SIMILARITIES.values())
     }
     signed = [method.title for method in methods.values() if method.signed]
     figures = {
         "cascade": figure.cascade(chosen.images[0], shown, [layers[i] for i in _some(len(layers))], signed),
-        "similarity": figure.similarity(layers, bands, images=len(chosen.images)),
+        "similarity": figure.similarity(layers, bands, images=int(kept.sum())),
     }
-    arrays = {"layers": np.array(layers), "similarities": np.stack(list(values.values()))}
+    arrays = {"layers": np.array(layers), "similarities": np.stack(list(values.values())), "dead": ~alive}
     return arrays, figures
 
 
