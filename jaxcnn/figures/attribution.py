@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -115,7 +116,7 @@ def sheet(
     above = _ABOVE if any(texts) else 0.0
     height = layout.height(len(pictures), above + tall + _GAP) + foot
     figure = style.StyledFigure(figsize=(width, height))
-    mappable = shared_scale(titles, signed)
+    colors, norm = shared_scale(titles, signed)
 
     top = height
     for number in range(layout.blocks):
@@ -132,13 +133,13 @@ def sheet(
             caption(first, style.shorten(text, room))
             first.set_axis_off()
             for axes, i in zip(others, chosen, strict=True):
-                axes.imshow(values[i][row], cmap=mappable.cmap, norm=mappable.norm)
+                axes.imshow(values[i][row], cmap=colors, norm=norm)
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():  # a white map would have no end
                     spine.set(visible=True, color="0.7", linewidth=0.4)
         top -= _GAP
     clipped = any(bool((np.abs(value) > 1).any()) for value in values)
-    color_bar(figure, mappable, foot - 0.12, 1.0, clipped=clipped)
+    color_bar(figure, ScalarMappable(norm, colors), foot - 0.12, 1.0, clipped=clipped)
     figure.text(0.5, _GAP / height, "\n".join(note), ha="center", va="bottom", size=style.SMALL, linespacing=1.1)
     return figure
 

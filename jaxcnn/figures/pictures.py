@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
@@ -130,7 +130,7 @@ def color_bar(figure: Figure, mappable: ScalarMappable, base: float, limit: floa
     )
 
 
-def shared_scale(methods: Collection[str], signed: Collection[str]) -> ScalarMappable:
+def shared_scale(methods: Collection[str], signed: Collection[str]) -> tuple[Colormap, Normalize]:
     """From blue over white to red, from -1 to 1; where no map has a sign, its half from white on.
 
     Args:
@@ -139,8 +139,8 @@ def shared_scale(methods: Collection[str], signed: Collection[str]) -> ScalarMap
     """
     colors = mpl.colormaps[style.DIVERGING]
     if any(method in signed for method in methods):
-        return ScalarMappable(Normalize(-1, 1), colors)
-    return ScalarMappable(Normalize(0, 1), ListedColormap(colors(np.linspace(0.5, 1, 256))))
+        return colors, Normalize(-1, 1)
+    return ListedColormap(colors(np.linspace(0.5, 1, 256))), Normalize(0, 1)
 
 
 def scale_notes(percentile: float, methods: Collection[str], signed: Collection[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
@@ -189,7 +190,7 @@ def cascade(
     )
     show(axes, picture)
     axes.set_axis_off()
-    mappable = shared_scale(heats, signed)
+    colors, norm = shared_scale(heats, signed)
     lefts = [_LABEL + 2 * _GAP + column * (cell + _GAP) for column in range(count)]
     for left, text in zip(lefts, texts, strict=True):
         if upright:
@@ -206,11 +207,11 @@ def cascade(
         clipped |= bool((np.abs(values) > 1).any())
         for left, value in zip(lefts, values, strict=True):
             axes = figure.add_axes((left / style.PAGE, (base + _GAP) / height, cell / style.PAGE, tall / height))
-            axes.imshow(value, cmap=mappable.cmap, norm=mappable.norm)
+            axes.imshow(value, cmap=colors, norm=norm)
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(visible=True, color="0.7", linewidth=0.4)
-    color_bar(figure, mappable, foot - 0.13, 1.0, clipped=clipped)
+    color_bar(figure, ScalarMappable(norm, colors), foot - 0.13, 1.0, clipped=clipped)
     figure.text(0.5, _GAP / height, "\n".join(notes), ha="center", va="bottom", size=style.SMALL, linespacing=1.1)
     return figure
 
