@@ -52,7 +52,13 @@ def workplace(tmp_path_factory) -> Path:
     with run.open(folder / "runs" / "demo", experiment, spec) as files, Checkpoints(files.checkpoints) as saved:
         saved.save(state, progress={}, experiment=experiment, model=spec, metrics=None)
     text = next(block for block in code_of(ROOT / "docs" / "own_images.md") if "EXPERIMENT" in block)
-    for name in ("mine.py", "my_birds.py", "my_experiment.py", "runs/mine_search/best.py"):
+    for name in (
+        "mine.py",
+        "my_birds.py",
+        "my_experiment.py",
+        "runs/mine_search/best.py",
+        "runs/lenet5_digits_search/best.py",
+    ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'"""An experiment."""\n\n{text}')

@@ -32,7 +32,7 @@ def modules() -> list[str]:
 
 
 def on_config(config: Any) -> Any:
-    """Adds the reference to the navigation."""
+    """Adds what is generated to the navigation."""
     names = modules()
 
     def entry(name: str) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def on_config(config: Any) -> Any:
     top = [other for other in names if other.count(".") == 1]
     reference = ["reference.md", {"The command line": "command_line.md"}, *(entry(name) for name in top)]
     config.nav.append({"Reference": reference})
+    config.nav.append({"Development": [{"Contributing": "contributing.md"}, {"Changes": "changelog.md"}]})
     return config
 
 
