@@ -146,6 +146,15 @@ def test_one_position_sets_the_arms_side_by_side():
     assert not figure.legends
 
 
+def test_a_cross_stands_where_all_seeds_diverged():
+    gone = Points((0.1, 1.0, 10.0), [0.8, 0.9, np.nan], [0.7, 0.8, np.nan], [0.9, 1.0, np.nan])
+    figure = measures([Panel("accuracy", "rate", {"a": gone, "b": points(0.2, (0.1, 1.0, 10.0))}, log=False)])
+    check_legible(figure)
+    (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [10.0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "diverged"]
+
+
 def test_many_names_stand_upright_on_the_whole_page():
     names = tuple(f"stage1/block{i}" for i in range(30))
     figure = measures([Panel("error", "block", {"a": points(0.01, names), "b": points(0.02, names)}, log=False)])

@@ -108,7 +108,7 @@ class Points(NamedTuple):
 
     Attributes:
       positions: texts, or numbers.
-      mean: NaN draws nothing.
+      mean: NaN, where all seeds diverged, is a cross at the foot of the panel.
       low: lower end of the interval; NaN draws none.
       high: upper end.
     """
@@ -154,7 +154,8 @@ def measures(panels: Sequence[Panel]) -> Figure:
     columns = 1 if crowded else min(3, len(placed))
     rows = -(-len(placed) // columns)
     width = style.PAGE if crowded or columns > 1 else _ALONE
-    legend = _Legend({arm: looks[arm] for arm in arms}, width)
+    gone = any(np.isnan(points.mean).any() for panel in placed for points in panel.arms.values())
+    legend = _Legend({arm: looks[arm] for arm in arms} | ({"diverged": _DIVERGED} if gone else {}), width)
     room = width / style.POINT / columns - 50
     names = max(_height_of_names(panel, room) for panel in placed)
     figure = style.StyledFigure(figsize=(width, (2.3 + names) * rows + legend.height), layout="constrained")
@@ -166,6 +167,7 @@ def measures(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
+_DIVERGED = {"color": "0.3", "marker": "x", "linestyle": "none", "markersize": 5}
 _ALONE = 4.6  # width of a panel by itself, in inches
 _CROWD = 9  # more positions than these need the page's width
 _DODGE = 0.08  # between the marks of arms at one position, so that their intervals can be told apart
@@ -206,6 +208,9 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: f
         spread = np.abs(np.stack([mean - low, high - mean]))
         look: dict[str, Any] = {**looks[arm], **({} if arm else {"linestyle": "none"})}
         axes.errorbar(x[order], mean[order], spread[:, order], capsize=2, elinewidth=0.8, **look)
+        if (gone := np.isnan(mean)).any():
+            cross = {**_DIVERGED, "color": look["color"], "clip_on": False}
+            axes.plot(x[gone], np.zeros(gone.sum()), transform=axes.get_xaxis_transform(), **cross)
     if named:
         axes.set_xticks(range(len(positions)), positions, rotation=0 if _fit(positions, room) else 90)
         axes.set_xlim(-0.5, len(positions) - 0.5)
