@@ -198,7 +198,8 @@ def tables(study: Study, table: Sequence[Row], split: str, measured: Mapping[str
     for name, found in measured.items():
         asked = study.measures[name]
         together = f", over groups of {asked.members} seeds" if asked.members > 1 else ""
-        heading = f"{asked.title[:1].upper()}{asked.title[1:]}, by {asked.position}{together}:"
+        where = f", by {asked.position}" if asked.position else ""
+        heading = f"{asked.title[:1].upper()}{asked.title[1:]}{where}{together}:"
         parts.append(f"{heading}\n\n{markdown(measure_cells(asked, found))}")
     return "\n".join(parts)
 
