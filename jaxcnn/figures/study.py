@@ -225,6 +225,8 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: f
     if panel.log:
         seen = np.concatenate([np.asarray(points.mean) for points in panel.arms.values()])
         _scale_logarithmically(axes, seen)
+    elif "" in panel.arms and axes.get_ylim()[0] > 0:
+        axes.set_ylim(bottom=0)  # arms side by side are compared by their height
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
 
