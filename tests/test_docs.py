@@ -35,7 +35,8 @@ def code_of(page: Path) -> list[str]:
 
 
 def commands_of(page: Path) -> list[str]:
-    lines = "\n".join(block for kind, block in BLOCK.findall(page.read_text()) if kind in ("", "bash")).splitlines()
+    blocks = [block.replace("\\\n", "") for kind, block in BLOCK.findall(page.read_text()) if kind in ("", "bash")]
+    lines = "\n".join(blocks).splitlines()
     return [line.partition("#")[0].strip() for line in lines if line.startswith("jaxcnn ")]
 
 
