@@ -115,7 +115,7 @@ def test_what_the_network_says_nothing_of_is_not_kept():
     [
         ({"encoding": "cpn"}, "unknown encoding 'cpn'; did you mean cppn?"),
         ({"population": 0}, "population is 0"),
-        ({"generations": 0}, "generations 0"),
+        ({"generations": 0}, "generations is 0; expected more than the 0"),
         ({"chunk": 0}, "chunk is 0"),
     ],
 )
@@ -129,7 +129,7 @@ def test_an_archive_goes_with_its_network_and_encoding():
     archive = evolution.begin(MODEL, STATE, SHAPE, "direct")
     with pytest.raises(InputError, match="expected .* for this network and encoding"):
         evolve("cppn", archive=archive)
-    with pytest.raises(InputError, match="expected at least 1, and more than the 6 that there were"):
+    with pytest.raises(InputError, match="generations is 6; expected more than the 6 that there were"):
         evolve(archive=evolve().archive)
     with pytest.raises(InputError, match=r"targets hold class 4; expected classes in \[0, 4\)"):
         evolution.images(archive, "direct", SHAPE, targets=np.array([4]))

@@ -159,8 +159,8 @@ def test_a_damaged_evolution_is_told(capsys, file, here):
         (["--method", "cppn", "--generations", "0"], "generations is 0; expected at least 1"),
         (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--confidence", "2"], "confidence is 2.0"),
-        (["--step-size", "inf"], "step_size inf"),
-        (["--penalty", "nan"], "penalty nan"),
+        (["--step-size", "inf"], "step_size is inf; expected a number above 0"),
+        (["--penalty", "nan"], "penalty is nan; expected a number of at least 0"),
         (["--output", "."], "exists; expected a new folder"),
     ],
 )

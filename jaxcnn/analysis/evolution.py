@@ -102,11 +102,12 @@ def map_elites(
     begun = 0 if archive is None else int(archive.generation)
     check_whole(population=population, generations=generations)
     check_chunk(chunk)
-    if population < 1 or generations <= begun:
-        raise InputError(
-            f"population is {population} and generations {generations}; expected at least 1, and more than the {begun} "
-            "that there were"
-        )
+    for name, value, ok, expected in (
+        ("population", population, population >= 1, "at least 1"),
+        ("generations", generations, generations > begun, f"more than the {begun} that there were"),
+    ):
+        if not ok:
+            raise InputError(f"{name} is {value}; expected {expected}")
     best = begin(model, state, image_shape, encoding) if archive is None else archive
     asked = jax.eval_shape(lambda: begin(model, state, image_shape, encoding))
     shapes, expected = (jax.tree.map(jnp.shape, archive) for archive in (best, asked))

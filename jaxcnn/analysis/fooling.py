@@ -84,11 +84,14 @@ def ascend(
     Reference: Nguyen, Yosinski & Clune, "Deep neural networks are easily fooled", 2015, section 3.5; the penalty is
     that of Simonyan, Vedaldi & Zisserman 2014, towards the start in the place of 0.
     """
-    if not 0 < confidence <= 1 or steps < 0 or not 0 < step_size < math.inf or not 0 <= penalty < math.inf:
-        raise InputError(
-            f"confidence is {confidence}, steps {steps}, step_size {step_size} and penalty {penalty}; expected a "
-            "number in (0, 1], at least 0, a number above 0, and one of at least 0"
-        )
+    for name, value, ok, expected in (
+        ("confidence", confidence, 0 < confidence <= 1, "a number in (0, 1]"),
+        ("steps", steps, steps >= 0, "at least 0"),
+        ("step_size", step_size, 0 < step_size < math.inf, "a number above 0"),
+        ("penalty", penalty, 0 <= penalty < math.inf, "a number of at least 0"),
+    ):
+        if not ok:
+            raise InputError(f"{name} is {value}; expected {expected}")
     check_chunk(chunk)
     count = int(np.size(targets))
     if start is not None:
