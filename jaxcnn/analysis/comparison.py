@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis import attribution, metrics
 from jaxcnn.analysis.attribution import Method, Targets, ask
+from jaxcnn.analysis.blurring import blurring
 from jaxcnn.analysis.road import road
 from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.state import State
@@ -140,6 +141,9 @@ MEASURES = {
         True,
         "Petsiuk et al. 2018",
         metrics.insertion,
+    ),
+    "blurring": Measure(
+        lambda e: blurring(*e.asked, e.heat, e.targets, **e.exchanged).area, False, "Sturmfels et al. 2020", blurring
     ),
     "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022", road),
     "infidelity": Measure(
@@ -312,7 +316,7 @@ def compare(
       measures: names among `MEASURES`, of which infidelity and max_sensitivity take longest; or measures by names.
       magnitudes: whether deletion, insertion and ROAD rank pixels by the magnitude of signed maps: where a map changes
         its sign from pixel to pixel, as one made of gradients does, both signs tend to mark what is looked at.
-      region: side in pixels of the squares that deletion, insertion and ROAD exchange as a whole (`metrics.by_region`).
+      region: side in pixels of the squares that measures exchange as a whole (`metrics.by_region`).
 
     Raises:
       InputError: there are fewer than two images, no methods or measures, or unknown ones; a method has a baseline's

@@ -127,7 +127,7 @@ def trust(arguments: Sequence[str]) -> None:
           methods: Names of attribution methods, or all that apply to the network.
           targets: Names or numbers of the classes explained, one for all images or one for each; by default the
             predicted ones.
-          measures: Besides deletion and insertion: road, infidelity, max_sensitivity.
+          measures: Besides deletion and insertion: blurring, road, infidelity, max_sensitivity.
           magnitudes: Rank pixels by the magnitude of signed maps, which suits those made of gradients.
           region: Side in pixels of the squares that are deleted and inserted as a whole; 9 suits photographs.
           randomise: Draw, too, how the maps change as the network's layers are drawn anew.
