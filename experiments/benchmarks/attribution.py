@@ -52,7 +52,7 @@ def build(models: Any, name: str, shape: tuple[int, int, int]) -> tuple[Any, Any
         if isinstance(module, torch.nn.ReLU):
             module.inplace = False  # captum's hooks need what a ReLU is given
     preprocessing = jaxcnn.models.facts(name).preprocessing
-    model = jaxcnn.models.create(name)
+    model = jaxcnn.models.create(name, mean=preprocessing.mean, std=preprocessing.std)
     template = jax.eval_shape(lambda: jaxcnn.state.create(model, jax.random.key(0), shape))
     tensors = {key: value.detach().numpy() for key, value in net.state_dict().items()}
     state = torch_names.from_torch(jaxcnn.models.torch_names(name), tensors, template)
@@ -144,7 +144,8 @@ def main(
     for name in networks:
         built = build(models, name, shape)
         images = np.random.default_rng(0).random((batch_size, *shape), np.float32)
-        targets = np.arange(batch_size)
+        with torch.no_grad():  # the likeliest classes, as the score of others may be zero everywhere
+            targets = built[2](torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).argmax(1).numpy()
         for method, (ours, theirs, count, comparable) in contestants(name, built, images, targets).items():
             apart = f"{difference(ours(), theirs()):.0e}" if comparable else "-"
             if not comparable:
