@@ -291,7 +291,12 @@ def paths(networks: Mapping[str, PathGradients]) -> Figure:
     for axes in (shares, brought):
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    figure.legend(loc="outside upper left", ncols=2)
+    said: dict[str, Any] = {
+        "title": "mean of random paths, and 95% of them",
+        "title_fontsize": style.SMALL,
+        "alignment": "left",
+    }
+    figure.legend(loc="outside upper left", ncols=2, **said)
     return figure
 
 
