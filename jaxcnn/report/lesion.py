@@ -126,7 +126,7 @@ def in_words(result: Result) -> list[str]:
         mean = float((result.lengths * result.contributions).sum())
         rows = zip(result.lengths, result.shares, result.norms.mean(1), result.contributions, strict=True)
         lines = [
-            f"{length} blocks: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of all"
+            f"{_number(length, 'block')}: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of all"
             for length, share, norm, brought in rows
         ]
         return [*lines, f"mean length {mean:.1f} of {len(result.blocks)} blocks, by what the paths bring"]
@@ -135,12 +135,16 @@ def in_words(result: Result) -> list[str]:
         rows = zip(result.blocks, result.errors, strict=True)
         return [whole, *(f"without {b.name} {e:.1%}{_note(b)}" for b, e in rows if b.deletable)]
     if isinstance(result, lesion.Several):
-        numbers, kind = result.counts, "deleted"
+        lesions = [f"{count} deleted" for count in result.counts]
     else:
-        numbers, kind = result.swaps, "swaps"
+        lesions = [_number(count, "swap") for count in result.swaps]
     low, middle, high = np.quantile(result.errors, (0.025, 0.5, 0.975), axis=1)
-    rows = zip(numbers, low, middle, high, strict=True)
-    return [whole, *(f"{n} {kind}: error {b:.1%}, {a:.1%} to {c:.1%} in 95% of draws" for n, a, b, c in rows)]
+    rows = zip(lesions, low, middle, high, strict=True)
+    return [whole, *(f"{done}: error {b:.1%}, {a:.1%} to {c:.1%} in 95% of draws" for done, a, b, c in rows)]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _note(block: Block) -> str:
