@@ -9,9 +9,9 @@ Time: 12 minutes of one CPU core for the networks, which are three arms of depth
 for the measures.
 Result: on 500 test images, means over the seeds 0, 1, 2, plain-20 errs on 80 to 93 % without any one layer. ResNet-56
 errs on 11 to 17 % without any one block but the first, and on 39 % (+- 39 %) without that; ResNet-20 on 10 to 19 %, and
-on 56 %. Of 300 images, without 1, 2, 4 and 8 blocks drawn at random, plain-20 has 86, 88, 88 and 89 % wrong (whole 9
-%), ResNet-20 26, 30, 65 and 87 % (whole 8 %), and ResNet-56 17, 14, 15 and 47 % (whole 11 %). So the finding holds where
-blocks are many: ResNet-20, which has nine, loses much with two of them.
+on 56 %. Of 300 images, without 1, 2, 4 and 8 random blocks, plain-20 has 86, 88, 88 and 89 % wrong (9 % whole),
+ResNet-20 26, 30, 65 and 87 % (8 % whole), and ResNet-56 17, 14, 15 and 47 % (11 % whole). So the finding holds
+where blocks are many: ResNet-20, which has nine, loses much with two of them.
 """
 
 from collections.abc import Mapping
