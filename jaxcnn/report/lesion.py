@@ -124,7 +124,7 @@ def in_words(result: Result) -> list[str]:
     """What was measured, a line for each block or number of them."""
     if isinstance(result, gradients.Paths):
         mean = float((result.lengths * result.contributions).sum())
-        rows = zip(result.lengths, result.shares, result.norms.mean(1), result.contributions, strict=True)
+        rows = zip(result.lengths.tolist(), result.shares, result.norms.mean(1), result.contributions, strict=True)
         lines = [
             f"{_number(length, 'block')}: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of all"
             for length, share, norm, brought in rows
@@ -137,7 +137,7 @@ def in_words(result: Result) -> list[str]:
     if isinstance(result, lesion.Several):
         lesions = [f"{count} deleted" for count in result.counts]
     else:
-        lesions = [_number(count, "swap") for count in result.swaps]
+        lesions = [_number(count, "swap") for count in result.swaps.tolist()]
     low, middle, high = np.quantile(result.errors, (0.025, 0.5, 0.975), axis=1)
     rows = zip(lesions, low, middle, high, strict=True)
     return [whole, *(f"{done}: error {b:.1%}, {a:.1%} to {c:.1%} in 95% of draws" for done, a, b, c in rows)]
