@@ -23,6 +23,7 @@ SURE = np.array([0.99999, 0.5, 0.0002])
         lambda: sheet(GREY, list("0123456789"), np.linspace(0, 1, 10)),
         lambda: sheet(COLOR, NAMES, SURE),
         lambda: sheet(COLOR, NAMES, [-12345.6, 0.001, 3.0], probability=False, columns=2),
+        lambda: sheet(COLOR, NAMES),
         lambda: sheet(GREY[:1], ["c3 12"], [4.5], probability=False),
         lambda: comparison({"pixels": COLOR, "full method": COLOR}, NAMES, {"pixels": SURE, "full method": SURE}),
         lambda: comparison({"pixels with L1": GREY}, list("0123456789"), {"pixels with L1": np.full(10, 0.5)}),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_networks import SHAPE, Linear, Small, state_of
+from small_networks import SHAPE, Linear, Small, images_of, state_of
 
 from jaxcnn import models
 from jaxcnn.analysis import maximize, penalties
@@ -94,6 +94,33 @@ def test_an_ascent_that_was_stopped_ends_in_the_same_bits(first):
     assert int(rest.progress.step) == 40
     for a, b in zip(jax.tree.leaves(whole.progress), jax.tree.leaves(rest.progress), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_it_may_begin_with_given_images():
+    begun = images_of(2)
+    space, objective = spaces.fourier(SHAPE), logit(np.array([1, 2]))
+    asked = {"key": KEY, "count": 2, "parametrization": space, "transforms": ()}
+    unchanged = maximize.run(SMALL, STATE, objective, start=begun, steps=0, **asked)
+    np.testing.assert_allclose(unchanged.images, begun, atol=1e-5)
+    changed = maximize.run(SMALL, STATE, objective, start=begun, steps=5, **asked)
+    first = maximize.run(SMALL, STATE, objective, start=begun, steps=2, **asked)
+    rest = maximize.run(SMALL, STATE, objective, progress=first.progress, steps=3, **asked)
+    np.testing.assert_array_equal(changed.images, rest.images)
+    assert (changed.trace[-1] > changed.trace[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"start": images_of(1)}, "start has parameters .*; expected"),
+        ({"start": images_of(2)[:, 1:]}, r"images have shape \(2, 8, 11, 3\); expected \[N, 9, 11, 3\]"),
+        ({"start": 2 * images_of(2)}, "expected values in"),
+        ({"start": images_of(2), "progress": maximize.Progress(0, jnp.zeros(3), ())}, "start and progress were both"),
+    ],
+)
+def test_it_cannot_begin_with_other_images(more, says):
+    with pytest.raises(InputError, match=says):
+        maximize.run(SMALL, STATE, logit(0), key=KEY, count=2, parametrization=PIXELS, **more)
 
 
 def test_an_image_is_the_same_beside_others():

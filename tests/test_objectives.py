@@ -63,6 +63,7 @@ DIRECT = {
         objectives.log_probability(TARGETS),
         lambda x: jnp.log(pick(jax.nn.softmax(logits(x)), TARGETS)),
     ),
+    "probability": (objectives.probability(TARGETS), lambda x: pick(jax.nn.softmax(logits(x)), TARGETS)),
     "direction": (
         objectives.direction("conv", VECTORS),
         lambda x: jnp.einsum("nijc,nc->n", conv(x), jnp.asarray(VECTORS)),

@@ -102,6 +102,24 @@ def test_the_spectrum_is_that_of_the_images():
     np.testing.assert_allclose(decorrelated, np.diag(np.diag(decorrelated)), atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["fourier", "spectrum"])
+def test_vivid_waves_spread_more_in_all_colours_but_the_first(name):
+    space = SPACES[name]
+
+    def covariance(waves):
+        z = waves.drawn(KEY, 400, 1.0)
+        return np.cov(np.asarray(waves.spread(z)).reshape(-1, 3), rowvar=False)
+
+    before, after = covariance(space), covariance(spaces.vivid(space, 3.0))
+    squares, axes = np.linalg.eigh(before)
+    np.testing.assert_allclose(np.diag(axes.T @ after @ axes) / squares, [9, 9, 1], rtol=0.02)
+
+
+def test_grey_waves_have_no_colours_to_be_vivid():
+    space = spaces.fourier((8, 8, 1))
+    np.testing.assert_allclose(spaces.vivid(space, 3.0).colors, space.colors)
+
+
 def test_the_covariance_of_colours_is_numpy_s():
     found = spaces.color_covariance(IMAGES)
     np.testing.assert_allclose(found, np.cov(IMAGES.reshape(-1, 3), rowvar=False, bias=True), rtol=1e-5)
@@ -130,6 +148,7 @@ def test_the_beginning_does_not_depend_on_how_many_images_there_are():
         (lambda: spaces.pixels(SHAPE, mean=np.array([0.1, 0.2])), "expected a grey level or 3 values"),
         (lambda: spaces.fourier(SHAPE, covariance=np.eye(2)), "expected a symmetric matrix of 3 channels"),
         (lambda: spaces.fourier(SHAPE, covariance=np.full((3, 3), np.nan)), "expected a symmetric matrix"),
+        (lambda: spaces.vivid(spaces.fourier(SHAPE), 0.0), "factor is 0.0; expected a positive finite number"),
         (lambda: spaces.principal(IMAGES, 91), "components is 91; expected 1 to 90"),
         (lambda: spaces.principal(IMAGES[:1]), "the 1 images are all alike"),
         (lambda: spaces.spectrum(np.zeros((4, 5, 5, 1))), "the 4 images are all alike"),

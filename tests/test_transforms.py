@@ -11,7 +11,7 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn.analysis.transforms import Jitter, Pad, Rotate, Scale, robust, rotated, shifted, transformed
+from jaxcnn.analysis.transforms import Jitter, Pad, Rotate, Scale, distant, robust, rotated, shifted, transformed
 from jaxcnn.errors import InputError
 
 KEY = jax.random.key(0)
@@ -115,10 +115,11 @@ def test_transforms_are_drawn_by_the_key_and_compile_once():
     np.testing.assert_allclose(one[:1], change(KEY, IMAGES[:1]), atol=1e-5)  # nor does it depend on the other images
 
 
+@pytest.mark.parametrize("usual", [robust, distant])
 @pytest.mark.parametrize("size", [(28, 28), (32, 40), (224, 224)])
-def test_the_usual_transforms_keep_the_size(size):
+def test_the_usual_transforms_keep_the_size(usual, size):
     images = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
-    assert jax.eval_shape(lambda x: transformed(robust(*size), KEY, x), images).shape == images.shape
+    assert jax.eval_shape(lambda x: transformed(usual(*size), KEY, x), images).shape == images.shape
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import optax
 from jax import lax
 from jax.core import Tracer
 from jax.extend.core import JaxprEqn, Var
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import layers, watched
@@ -78,6 +79,7 @@ def run(
     transforms: Sequence[Transform] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     steps: int = STEPS,
+    start: ArrayLike | None = None,
     progress: Progress | None = None,
     redirect: bool = True,
 ) -> Maximized:
@@ -99,7 +101,9 @@ def run(
       optimizer: of optax, minimising minus the objective; None is Adam with step size `RATE`. A program is compiled
         for it, so the same one again costs nothing.
       steps: to take now.
-      progress: of an earlier call with the same arguments; None begins with nearly the mean image.
+      start: images [N, H, W, C] in [0, 1] to begin with, as a photograph to dream of; None begins with nearly the mean
+        image.
+      progress: of an earlier call with the same arguments, to go on from.
       redirect: let the gradient pass a ReLU that is silent for a whole image, where it would wake it.
 
     Returns:
@@ -121,13 +125,16 @@ def run(
     ascent = _adam(RATE) if optimizer is None else optimizer
     check(model, state, objective, space, changes)
     beginning, moves = jax.random.split(key)
+    if start is not None and progress is not None:
+        raise InputError("start and progress were both given; expected one of them to begin with")
     if progress is None:
-        parameters = space.drawn(beginning, count, START)
+        parameters = space.drawn(beginning, count, START) if start is None else space.of(start)
         progress = Progress(jnp.zeros((), jnp.int32), parameters, ascent.init(parameters))
     reached: Progress = progress
     if reached.parameters.shape != (count, *space.parameter_shape):
         raise InputError(
-            f"progress has parameters {reached.parameters.shape}; expected {(count, *space.parameter_shape)}"
+            f"{'progress' if start is None else 'start'} has parameters {reached.parameters.shape}; expected "
+            f"{(count, *space.parameter_shape)}"
         )
     traces = []
     for start in range(0, steps, SEGMENT):

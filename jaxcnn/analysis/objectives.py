@@ -220,6 +220,19 @@ def log_probability(target: ArrayLike) -> Objective:
     return Term(_log_probability, LOGITS, (target,), _has_units)
 
 
+def probability(target: ArrayLike) -> Objective:
+    """A class's probability; from a small one there is hardly a gradient to follow, see `log_probability`.
+
+    f = softmax(logits)_k
+
+    Args:
+      target: see `logit`.
+
+    Reference: Nguyen, Yosinski & Clune, "Deep neural networks are easily fooled", 2015.
+    """
+    return Term(_probability, LOGITS, (target,), _has_units)
+
+
 def direction(layer: str, vector: ArrayLike) -> Objective:
     """A layer's answers in one direction of its space; of a unit vector it is `channel`.
 
@@ -316,6 +329,10 @@ def _neuron(values: Array, unit: Array, position: Array | None) -> Array:
 
 def _log_probability(logits: Array, target: Array) -> Array:
     return _pick(jax.nn.log_softmax(logits), target)
+
+
+def _probability(logits: Array, target: Array) -> Array:
+    return _pick(jax.nn.softmax(logits), target)
 
 
 def _pick(values: Float[Array, "n c"], unit: Array) -> Float[Array, " n"]:

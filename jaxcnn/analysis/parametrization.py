@@ -11,7 +11,7 @@ is reached exactly, and a given image has parameters. Where a pixel is clipped, 
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -236,6 +236,27 @@ def fourier(
     amplitudes *= np.sqrt(height * width / (amplitudes**2 * _multiplicity(height, width)).sum())
     whole = np.repeat(_parts(amplitudes[..., None], _multiplicity(height, width)), channels, -1)
     return Fourier(shape, _color(mean, shape), _single(whole), _single(_root(spread)))
+
+
+def vivid(space: Fourier, factor: float) -> Fourier:
+    """The same waves in stronger colours, which the objects that classes are named after have, and photographs seldom.
+
+    colors <- E diag(1, factor, ...) E^T colors, where the first column of E is how colours differ most: in lightness
+
+    Args:
+      space: the waves.
+      factor: what the deviations of all other colours are multiplied by, positive.
+
+    Raises:
+      InputError: the factor is not positive and finite.
+    """
+    if not 0 < factor < float("inf"):
+        raise InputError(f"factor is {factor}; expected a positive finite number")
+    colors = np.asarray(space.colors, np.float64)
+    spreads = colors * np.sqrt(np.square(np.asarray(space.amplitudes, np.float64)).mean((0, 1)))
+    squares, vectors = np.linalg.eigh(spreads @ spreads.T)
+    stretch = np.where(np.arange(len(squares)) == len(squares) - 1, 1.0, factor)
+    return replace(space, colors=_single(vectors * stretch @ vectors.T @ colors))
 
 
 def spectrum(images: ArrayLike) -> Fourier:

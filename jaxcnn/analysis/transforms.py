@@ -207,3 +207,17 @@ def robust(height: int, width: int) -> tuple[Transform, ...]:
     """
     edge = max(1, min(height, width) // 16)
     return (Pad(edge), Scale(0.95, 1.05), Rotate(5.0), Jitter(2 * edge))
+
+
+def distant(height: int, width: int) -> tuple[Transform, ...]:
+    """As `robust`, but from near and far: a picture that is right at two thirds of its size too has large things in it.
+
+    Args:
+      height: of the images in pixels.
+      width: of the images in pixels.
+
+    Returns:
+      Transforms that keep the size.
+    """
+    pad, _, rotate, jitter = robust(height, width)
+    return (pad, Scale(0.65, 1.1), rotate, jitter)

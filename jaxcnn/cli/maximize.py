@@ -53,7 +53,8 @@ def maximize(arguments: Sequence[str]) -> None:
 
     chosen, asked, as_json = parse_arguments(parse, "maximize", arguments)
     targets, layer, units, l1, l2, total_variation, compare, steps, seed, output = asked
-    from jaxcnn.report.maximize import draw_maximized, natural
+    from jaxcnn.report.maximize import draw_maximized
+    from jaxcnn.report.natural import natural
 
     network = chosen.open()
     known = natural(

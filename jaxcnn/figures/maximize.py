@@ -23,7 +23,7 @@ _LARGEST = 1.3  # inches of a picture
 def sheet(
     images: ArrayLike,
     names: Sequence[str],
-    values: ArrayLike,
+    values: ArrayLike | None = None,
     *,
     probability: bool = True,
     columns: int | None = None,
@@ -34,7 +34,7 @@ def sheet(
     Args:
       images: [N, H, W, C] with one or three channels; floats in [0, 1] or uint8.
       names: N; one too long for its place ends in an ellipsis.
-      values: N, written below: probabilities of the classes in [0, 1], or activations of units.
+      values: N, written below: probabilities of the classes in [0, 1], or activations of units; None writes nothing.
       probability: whether they are probabilities.
       columns: pictures in a row; None is five, or as many as there are, or for small pictures ten.
       width: of the figure in inches.
@@ -46,21 +46,22 @@ def sheet(
       InputError: the arrays do not fit together, or a value is out of its range.
     """
     pictures = as_pictures(images)
-    written = _written(values, probability, (len(pictures),))
+    written = [""] * len(pictures) if values is None else _written(values, probability, (len(pictures),))
     _fit(names, len(pictures), "names", "images")
     if columns is not None and columns < 1:
         raise InputError(f"columns is {columns}; expected at least 1")
     most = columns or (10 if max(pictures.shape[1:3]) <= 32 else 5)
     across = min(most, len(pictures))
     rows = -(-len(pictures) // across)
+    above = 0.17 if values is None else 0.3
     figure, axes = grid(
-        rows, across, pictures.shape[1:3], width=min(width, across * width / min(most, 5)), gap=_GAP, above=0.3
+        rows, across, pictures.shape[1:3], width=min(width, across * width / min(most, 5)), gap=_GAP, above=above
     )
     room = (figure.get_figwidth() - _GAP * (across + 1)) / across / style.POINT
     panels = [panel for row in axes for panel in row]
     for panel, picture, name, value in zip(panels, pictures, names, written, strict=False):
         show(panel, picture)
-        caption(panel, style.shorten(name, room), 12.0)
+        caption(panel, style.shorten(name, room), 3.5 if values is None else 12.0)
         caption(panel, value, 3.5, "0.3")
     for unused in panels[len(pictures) :]:
         unused.remove()

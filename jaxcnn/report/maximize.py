@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float
 
 from jaxcnn.analysis import activations, maximize, penalties
@@ -21,27 +23,24 @@ from jaxcnn.analysis import parametrization as spaces
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.objectives import Objective, channel, log_probability, logit
 from jaxcnn.analysis.parametrization import Parametrization
-from jaxcnn.analysis.transforms import robust
+from jaxcnn.analysis.transforms import Transform, distant, robust
 from jaxcnn.config import check_seed
-from jaxcnn.data import imagenet
-from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.figures import maximize as figures
 from jaxcnn.report import results
+from jaxcnn.report.natural import Natural, large
 from jaxcnn.report.saliency import class_number
-from jaxcnn.report.subject import Network, Subject, open_subject
+from jaxcnn.report.subject import Network
 
 UNITS = 10
 """Units that are excited where none are named: the first."""
-MEASURED = 4000
-"""Images of which mean and covariance are measured, at most."""
-SMALL = 1024
-"""Pixels up to which the covariance of all pairs is measured, and from which the power spectrum."""
-PRIOR = 0.25
-"""Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
 CERTAINTY = 4.0
 """Weight of the logarithm of a class's probability beside its logit: of classes that look alike, as two breeds of dogs
 do, it seeks what tells them apart, and where the network is certain its gradient vanishes."""
+DISTANT = 0.625
+"""Share of the steps, from the first, in which large images are looked at from near and far."""
+SETTLED = 0.1
+"""Share of the step size that is left at the end, in large images: small steps take the grain out of them."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
 
@@ -50,25 +49,6 @@ SECONDS = 10.0
 
 Say = Callable[[str], None]
 """What is called with a sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Natural:
-    """What is known of the images that a network was trained on.
-
-    Attributes:
-      space: the parametrisation that knows it.
-      prior: weight of the Gaussian prior.
-      said: from what, in words.
-      about: the same as JSON values.
-      class_names: what the network's logits stand for.
-    """
-
-    space: Parametrization
-    prior: float
-    said: str
-    about: dict[str, Any]
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,64 +70,6 @@ class Drawn:
     numbers: list[int]
     values: Float[np.ndarray, " n"]
     measured: str
-
-
-def natural(
-    network: Network,
-    *,
-    images: str | None = None,
-    dataset: str | None = None,
-    split: Any = None,
-    image_size: int | None = None,
-    data_directory: str | None = None,
-) -> Natural:
-    """What is known of natural images: measured, or for a file of weights without images, assumed.
-
-    Args:
-      network: the network.
-      images: see `open_subject`, as all arguments.
-      dataset: name of a dataset; without it and without a folder, a run has its own.
-      split: of the dataset; None is train.
-      image_size: height and width in pixels of what is sought.
-      data_directory: where the dataset lies.
-
-    Raises:
-      InputError: see `open_subject`; or the size is not positive.
-    """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image size is {image_size}; expected at least 1 pixel")
-    if network.weights is not None and images is None and dataset is None:
-        return _assumed(network, image_size)
-    part = split or ("train" if images is None else None)
-    given = {"images": images, "dataset": dataset, "split": part, "data_directory": data_directory}
-    return _measured(open_subject(network, image_size=image_size, **given))
-
-
-def _assumed(network: Network, image_size: int | None) -> Natural:
-    height, width, channels = network.spec.input_shape
-    covariance = None
-    if channels == 3:
-        covariance = EIGENVECTORS * EIGENVALUES[None] @ EIGENVECTORS.T
-    space = spaces.fourier(
-        (image_size or height, image_size or width, channels),
-        covariance=covariance,
-        mean=np.asarray(network.spec.mean) if len(network.spec.mean) in (1, channels) else 0.5,
-    )
-    count = network.model.num_classes
-    numbers = tuple(map(str, range(count)))
-    names = next(n for n in (network.spec.class_names, imagenet.names(), numbers) if len(n) == count)
-    about = {"images": None, "image_size": image_size}
-    return Natural(space, 0.0, "photographs as those of ImageNet", about, tuple(names))
-
-
-def _measured(subject: Subject) -> Natural:
-    total = len(subject.source)
-    sample = subject.read(np.unique(np.linspace(0, total - 1, min(MEASURED, total)).round().astype(np.int64)))
-    small = sample[0].size <= SMALL
-    space = (spaces.principal if small else spaces.spectrum)(sample)
-    said = f"{len(sample):,} {subject.origin}"
-    about = {"images": subject.chosen | {"count": len(sample)}}
-    return Natural(space, PRIOR if small else 0.0, said, about, subject.class_names)
 
 
 def draw_maximized(
@@ -172,7 +94,7 @@ def draw_maximized(
 
     Args:
       network: the network.
-      known: see `natural`.
+      known: see `natural.natural`.
       targets: names or numbers of classes; none are all of up to ten classes.
       layer: in place of classes, one of `activations.layers`.
       units: of the layer; none are the first `UNITS`.
@@ -209,7 +131,7 @@ def draw_maximized(
     prior = [] if known.prior == 0 else [penalties.gaussian(known.prior)]
     ways = {"full method": _Way(space, True, tuple(prior) + penalty)}
     if compare:
-        ways = _simple_ways(space, l1, l2) | ways
+        ways |= _simple_ways(space, l1, l2)
     about = {
         "command": "maximize",
         "targets" if layer is None else "units": numbers,
@@ -246,7 +168,8 @@ def draw_maximized(
     sheet = figures.sheet(found["full method"], names, values["full method"], probability=layer is None)
     drawn = {"maximize": sheet}
     if compare:
-        drawn["comparison"] = figures.comparison(found, names, values)
+        order = [title for title in found if title != "full method"] + ["full method"]
+        drawn["comparison"] = figures.comparison({title: found[title] for title in order}, names, values)
     arrays: dict[str, np.ndarray] = {"targets" if layer is None else "units": np.array(numbers)}
     for title in found:
         name = "" if title == "full method" else "_" + title.replace(" ", "_").lower()
@@ -270,6 +193,23 @@ class _Way:
     space: Parametrization
     robust: bool
     penalties: tuple[Objective, ...]
+
+
+def _far(way: _Way, steps: int) -> int:
+    """How many of the steps look at the image from near and far."""
+    return int(DISTANT * steps) if way.robust and large(way.space) else 0
+
+
+def _transforms(way: _Way, progress: maximize.Progress | None, steps: int) -> tuple[Transform, ...]:
+    if not way.robust:
+        return ()
+    far = progress is not None and int(progress.step) < _far(way, steps)
+    return (distant if far else robust)(*way.space.shape[:2])
+
+
+@cache
+def _settling(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(maximize.RATE, steps, SETTLED))
 
 
 def _color(space: Parametrization) -> np.ndarray:
@@ -414,7 +354,8 @@ def _ascend(
             key=key,
             count=count,
             parametrization=way.space,
-            transforms=None if way.robust else (),
+            transforms=_transforms(way, progress, steps),
+            optimizer=_settling(steps) if way.robust and large(way.space) else None,
             steps=number,
             progress=progress,
             redirect=way.robust,
@@ -426,8 +367,10 @@ def _ascend(
         reached = run(0, found[0])
         trace = found[1]
     saved = time.monotonic()
+    stages = sorted({_far(way, steps), steps})
     while len(trace) < steps:
-        reached = run(min(maximize.SEGMENT, steps - len(trace)), reached.progress)
+        until = next(stage for stage in stages if stage > len(trace))
+        reached = run(min(maximize.SEGMENT, until - len(trace)), reached.progress)
         trace = np.concatenate([trace, np.asarray(reached.trace)])
         if time.monotonic() - saved > SECONDS or len(trace) == steps:
             kept.save(file, reached.progress, trace)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxcnn.analysis import maximize, penalties
 from jaxcnn.analysis.objectives import log_probability, logit
 from jaxcnn.errors import InputError
-from jaxcnn.report.maximize import CERTAINTY, natural
+from jaxcnn.report.maximize import CERTAINTY
+from jaxcnn.report.natural import natural
 from jaxcnn.report.page import pictures
 from jaxcnn.report.page.opened import Opened
 from jaxcnn.report.page.section import Section

@@ -1,0 +1,112 @@
+"""What is known of the images that a network was trained on, before any is sought."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.analysis import parametrization as spaces
+from jaxcnn.analysis.parametrization import Parametrization
+from jaxcnn.data import imagenet
+from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
+from jaxcnn.errors import InputError
+from jaxcnn.report.subject import Network, Subject, open_subject
+
+MEASURED = 4000
+"""Images of which mean and covariance are measured, at most."""
+SMALL = 1024
+"""Pixels up to which the covariance of all pairs is measured, and from which the power spectrum."""
+PRIOR = 0.25
+"""Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
+LARGE = 64
+"""Pixels of a side above which an image has room for more than one thing."""
+VIVID = 2.0
+"""Factor of the colours' deviations beside that of lightness, in large images."""
+
+
+@dataclass(frozen=True)
+class Natural:
+    """What is known of the images that a network was trained on.
+
+    Attributes:
+      space: the parametrisation that knows it.
+      prior: weight of the Gaussian prior.
+      said: from what, in words.
+      about: the same as JSON values.
+      class_names: what the network's logits stand for.
+    """
+
+    space: Parametrization
+    prior: float
+    said: str
+    about: dict[str, Any]
+    class_names: tuple[str, ...]
+
+
+def natural(
+    network: Network,
+    *,
+    images: str | None = None,
+    dataset: str | None = None,
+    split: Any = None,
+    image_size: int | None = None,
+    data_directory: str | None = None,
+) -> Natural:
+    """What is known of natural images: measured, or for a file of weights without images, assumed.
+
+    Args:
+      network: the network.
+      images: see `open_subject`, as all arguments.
+      dataset: name of a dataset; without it and without a folder, a run has its own.
+      split: of the dataset; None is train.
+      image_size: height and width in pixels of what is sought.
+      data_directory: where the dataset lies.
+
+    Raises:
+      InputError: see `open_subject`; or the size is not positive.
+    """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image size is {image_size}; expected at least 1 pixel")
+    if network.weights is not None and images is None and dataset is None:
+        return _assumed(network, image_size)
+    part = split or ("train" if images is None else None)
+    given = {"images": images, "dataset": dataset, "split": part, "data_directory": data_directory}
+    return _measured(open_subject(network, image_size=image_size, **given))
+
+
+def _assumed(network: Network, image_size: int | None) -> Natural:
+    height, width, channels = network.spec.input_shape
+    covariance = None
+    if channels == 3:
+        covariance = EIGENVECTORS * EIGENVALUES[None] @ EIGENVECTORS.T
+    space = spaces.fourier(
+        (image_size or height, image_size or width, channels),
+        covariance=covariance,
+        mean=np.asarray(network.spec.mean) if len(network.spec.mean) in (1, channels) else 0.5,
+    )
+    count = network.model.num_classes
+    numbers = tuple(map(str, range(count)))
+    names = next(n for n in (network.spec.class_names, imagenet.names(), numbers) if len(n) == count)
+    about = {"images": None, "image_size": image_size}
+    return Natural(_vivid(space), 0.0, "photographs as those of ImageNet", about, tuple(names))
+
+
+def _measured(subject: Subject) -> Natural:
+    total = len(subject.source)
+    sample = subject.read(np.unique(np.linspace(0, total - 1, min(MEASURED, total)).round().astype(np.int64)))
+    small = sample[0].size <= SMALL
+    space = spaces.principal(sample) if small else _vivid(spaces.spectrum(sample))
+    said = f"{len(sample):,} {subject.origin}"
+    about = {"images": subject.chosen | {"count": len(sample)}}
+    return Natural(space, PRIOR if small else 0.0, said, about, subject.class_names)
+
+
+def _vivid(space: spaces.Fourier) -> spaces.Fourier:
+    return spaces.vivid(space, VIVID) if large(space) else space
+
+
+def large(space: Parametrization) -> bool:
+    """Whether an image has room for more than one thing."""
+    return min(space.shape[:2]) > LARGE
