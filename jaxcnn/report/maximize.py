@@ -40,7 +40,7 @@ do, it seeks what tells them apart, and where the network is certain its gradien
 DISTANT = 0.625
 """Share of the steps, from the first, in which large images are looked at from near and far."""
 SETTLED = 0.1
-"""Share of the step size that is left at the end, in large images: small steps take the grain out of them."""
+"""Share of the step size that is left at the end: small steps take the grain out of an image."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
 
@@ -355,7 +355,7 @@ def _ascend(
             count=count,
             parametrization=way.space,
             transforms=_transforms(way, progress, steps),
-            optimizer=_settling(steps) if way.robust and large(way.space) else None,
+            optimizer=_settling(steps) if way.robust else None,
             steps=number,
             progress=progress,
             redirect=way.robust,

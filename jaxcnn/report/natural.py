@@ -14,12 +14,12 @@ from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
 from jaxcnn.errors import InputError
 from jaxcnn.report.subject import Network, Subject, open_subject
 
-MEASURED = 4000
+MEASURED = 2000
 """Images of which mean and covariance are measured, at most."""
-SMALL = 1024
-"""Pixels up to which the covariance of all pairs is measured, and from which the power spectrum."""
-PRIOR = 0.25
-"""Weight of the Gaussian prior beside a logit, where all pairs' covariance is known."""
+SMALL = 3072
+"""Values of an image up to which the covariance of all pairs is measured, and above which the power spectrum."""
+PRIOR = 200.0
+"""Weight of the Gaussian prior beside a logit, divided among the values of an image whose covariance is known."""
 LARGE = 64
 """Pixels of a side above which an image has room for more than one thing."""
 VIVID = 2.0
@@ -96,11 +96,12 @@ def _assumed(network: Network, image_size: int | None) -> Natural:
 def _measured(subject: Subject) -> Natural:
     total = len(subject.source)
     sample = subject.read(np.unique(np.linspace(0, total - 1, min(MEASURED, total)).round().astype(np.int64)))
-    small = sample[0].size <= SMALL
+    values = sample[0].size
+    small = values <= SMALL
     space = spaces.principal(sample) if small else _vivid(spaces.spectrum(sample))
     said = f"{len(sample):,} {subject.origin}"
     about = {"images": subject.chosen | {"count": len(sample)}}
-    return Natural(space, PRIOR if small else 0.0, said, about, subject.class_names)
+    return Natural(space, PRIOR / values if small else 0.0, said, about, subject.class_names)
 
 
 def _vivid(space: spaces.Fourier) -> spaces.Fourier:
