@@ -36,7 +36,7 @@ def sheet(
       names: N; one too long for its place ends in an ellipsis.
       values: N, written below: probabilities of the classes in [0, 1], or activations of units; None writes nothing.
       probability: whether they are probabilities.
-      columns: pictures in a row; None is five, or as many as there are, or for small pictures ten.
+      columns: pictures in a row; None is at most five, for small pictures ten, and rows of one length.
       width: of the figure in inches.
 
     Returns:
@@ -51,8 +51,8 @@ def sheet(
     if columns is not None and columns < 1:
         raise InputError(f"columns is {columns}; expected at least 1")
     most = columns or (10 if max(pictures.shape[1:3]) <= 32 else 5)
-    across = min(most, len(pictures))
-    rows = -(-len(pictures) // across)
+    rows = -(-len(pictures) // most)
+    across = min(most, len(pictures)) if columns else -(-len(pictures) // rows)
     above = 0.17 if values is None else 0.3
     figure, axes = grid(
         rows, across, pictures.shape[1:3], width=min(width, across * width / min(most, 5)), gap=_GAP, above=above

@@ -14,11 +14,11 @@ from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
 from jaxcnn.errors import InputError
 from jaxcnn.report.subject import Network, Subject, open_subject
 
-MEASURED = 2000
+MEASURED = 4000
 """Images of which mean and covariance are measured, at most."""
 SMALL = 3072
 """Values of an image up to which the covariance of all pairs is measured, and above which the power spectrum."""
-PRIOR = 200.0
+PRIOR = 150.0
 """Weight of the Gaussian prior beside a logit, divided among the values of an image whose covariance is known."""
 LARGE = 64
 """Pixels of a side above which an image has room for more than one thing."""
