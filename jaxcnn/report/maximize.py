@@ -28,7 +28,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.figures import maximize as figures
 from jaxcnn.report import results
-from jaxcnn.report.natural import Natural, large
+from jaxcnn.report.natural import TINY, Natural, large
 from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network
 
@@ -40,7 +40,7 @@ do, it seeks what tells them apart, and where the network is certain its gradien
 DISTANT = 0.625
 """Share of the steps, from the first, in which large images are looked at from near and far."""
 SETTLED = 0.1
-"""Share of the step size that is left at the end: small steps take the grain out of an image."""
+"""Share of the step size that is left at the end, but of tiny images: small steps take the grain out."""
 SHARPNESS = {"L1": 100.0, "L2": 300.0}
 """Weight of a penalty on the mean over all values of an image, where the ways are compared."""
 
@@ -355,7 +355,7 @@ def _ascend(
             count=count,
             parametrization=way.space,
             transforms=_transforms(way, progress, steps),
-            optimizer=_settling(steps) if way.robust else None,
+            optimizer=_settling(steps) if way.robust and np.prod(way.space.shape) > TINY else None,
             steps=number,
             progress=progress,
             redirect=way.robust,

@@ -18,8 +18,10 @@ MEASURED = 4000
 """Images of which mean and covariance are measured, at most."""
 SMALL = 3072
 """Values of an image up to which the covariance of all pairs is measured, and above which the power spectrum."""
-PRIOR = 150.0
-"""Weight of the Gaussian prior beside a logit, divided among the values of an image whose covariance is known."""
+TINY = 1024
+"""Values of an image up to which step sizes stay as they are."""
+PRIOR = 0.25
+"""Weight of the Gaussian prior beside a logit for tiny images; for others up to `SMALL`, 150 over their values."""
 LARGE = 64
 """Pixels of a side above which an image has room for more than one thing."""
 VIVID = 2.0
@@ -98,10 +100,11 @@ def _measured(subject: Subject) -> Natural:
     sample = subject.read(np.unique(np.linspace(0, total - 1, min(MEASURED, total)).round().astype(np.int64)))
     values = sample[0].size
     small = values <= SMALL
+    prior = PRIOR if values <= TINY else 150 / values if small else 0.0
     space = spaces.principal(sample) if small else _vivid(spaces.spectrum(sample))
     said = f"{len(sample):,} {subject.origin}"
     about = {"images": subject.chosen | {"count": len(sample)}}
-    return Natural(space, PRIOR / values if small else 0.0, said, about, subject.class_names)
+    return Natural(space, prior, said, about, subject.class_names)
 
 
 def _vivid(space: spaces.Fourier) -> spaces.Fourier:
