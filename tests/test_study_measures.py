@@ -227,9 +227,9 @@ def test_what_a_network_costs_is_what_its_summary_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_measures_of_every_study_give_numbers_of_a_tiny_residual_network(tmp_path):
+def test_the_measures_of_every_study_give_numbers_of_a_residual_network_of_tiny_images(tmp_path):
     tiny = Experiment(
-        model=ModelConfig("cifar_resnet8"),
+        model=ModelConfig("cifar_resnet20"),
         data=DataConfig("digits", image_size=8, limit=320, batch_size=160),
         training=TrainingConfig(epochs=1, diagnose_every=10),
     )
