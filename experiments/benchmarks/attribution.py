@@ -25,6 +25,7 @@ from race import in_turn, require_rounds
 
 import jaxcnn.models
 import jaxcnn.state
+from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.analysis.chunks import affordable
 from jaxcnn.analysis.grad_cam import grad_cam
 from jaxcnn.analysis.integrated_gradients import integrated_gradients
@@ -163,4 +164,5 @@ def main(
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command does, before there are threads; PyTorch has its turns under the same
     sys.exit(exit_status(lambda: tyro.cli(main)))

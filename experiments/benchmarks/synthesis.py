@@ -24,6 +24,7 @@ from race import Steps, race, require_rounds
 
 import jaxcnn.models
 import jaxcnn.state
+from jaxcnn.allocator import keep_freed_memory
 from jaxcnn.analysis import evolution, maximize, parametrization
 from jaxcnn.analysis.evolution import EncodingName
 from jaxcnn.analysis.objectives import logit
@@ -152,4 +153,5 @@ def main(
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the command does, before there are threads; PyTorch has its turns under the same
     sys.exit(exit_status(lambda: tyro.cli(main)))
