@@ -47,7 +47,7 @@ STUDY = Study(
     quick=arms(factor=1),
     paper=arms(factor=10),
     caption="LeNet-5 (tanh, average pooling), trained on Fashion-MNIST, then on few images of MNIST: batches of 25, "
-    "momentum with a cosine from 0.02. As features, only the last layer learns. The images are drawn at random, about "
-    "equally many of each class; the 3,000 validation images are another choice for each seed.",
+    "momentum with a cosine from 0.02. As features, only the last layer learns. The images are drawn at random, so "
+    "that the classes differ in number; the 3,000 validation images are another choice for each seed.",
     axis=Axis("training images", POINTS),
 )

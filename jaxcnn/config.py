@@ -8,6 +8,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import InputError, unknown_name
@@ -303,6 +304,7 @@ def from_json(cls: type[_T], data: Any, where: str = "") -> _T:
 
 _INCONSEQUENTIAL = ("name", "data.directory", "data.storage", "data.workers", "training.keep")
 _ORDERED = ("data.augment",)
+_MOVING = ("data.extra_class",)  # files in a directory that may be moved as a whole
 
 
 def difference(old: Experiment, new: Experiment) -> str | None:
@@ -311,6 +313,9 @@ def difference(old: Experiment, new: Experiment) -> str | None:
     The name, where the data lie and how they are read, and how many checkpoints stay change nothing that is computed.
     """
     before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    for flat in (before, after):
+        for name in _MOVING:
+            flat[name] = flat.get(name) and "/".join(PurePath(flat[name]).parts[-2:])
     for name in sorted(before.keys() | after.keys()):
         if name not in _INCONSEQUENTIAL and before.get(name) != after.get(name):
             return f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"

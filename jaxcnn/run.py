@@ -256,6 +256,10 @@ def _require_same(directory: Path, experiment: Experiment, model: ModelSpec) -> 
     if not (directory / _MODEL).exists():
         return
     before, now = config.to_json(_read(directory / _MODEL, ModelSpec)), config.to_json(model)
+    # An option that the network had not when the run was made has its default, which is what the network was then; had
+    # the experiment set it, `difference` would have said so.
+    known = before["options"].keys() | experiment.model.options.keys()
+    now["options"] = {name: value for name, value in now["options"].items() if name in known}
     for name in now:
         if before[name] != now[name]:
             raise CheckpointError(

@@ -34,11 +34,13 @@ def test_images_of_the_file_are_a_class_of_the_training_split_alone(file, tmp_pa
     assert len(test) == len(open_split(DataConfig("digits"), "test", 0))
 
 
-def test_of_the_file_too_a_share_is_held_out(file):
-    splits = [open_split(DataConfig("digits", extra_class=file, validation=0.4), split, 0) for split in
-              ("train", "validation")]  # fmt: skip
-    labels = [source.read(range(len(source)))[1] for source in splits]
-    assert sum((part == 10).sum() for part in labels) == 5
+def test_none_of_the_file_is_held_out_or_left_out(file):
+    config = DataConfig("digits", extra_class=file, validation=0.4, limit=20)
+    train, validation = (open_split(config, split, 0) for split in ("train", "validation"))
+    assert (train.read(range(len(train)))[1] == 10).sum() == 5
+    assert len(train) == 25
+    assert not (validation.read(range(len(validation)))[1] == 10).any()
+    assert validation.class_names == train.class_names
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def test_paths_are_counted_measured_and_multiplied():
         np.testing.assert_allclose(axes.lines[0].get_ydata(), values)
     assert panels(figure)[1].get_yscale() == "log"
     assert f"resnet20: mean length {(lengths * brought).sum():.3g}" in words(figure)
+    some = lesion.paths({"resnet20": PathGradients(*(part[:3] for part in (lengths, norms, shares, brought)))})
+    assert "mean length" not in " ".join(words(some))  # of some lengths there is no mean over all
 
 
 def test_gradients_by_layer_are_medians_on_a_log_scale():

@@ -134,6 +134,9 @@ def test_an_ascent_goes_on_after_an_interruption(capsys, file, here, monkeypatch
     monkeypatch.setattr(fooling, "ascend", interrupted)
     assert invoke(capsys, *given, "parts")[0] == 130
     assert (here / "parts.ascent.npz").exists()
+    status, _, err = invoke(capsys, *given, "parts", "--targets", "1", "2", "3", "4", "5")
+    assert status == 2
+    assert "parts.ascent.npz" in err
     assert invoke(capsys, *given, "parts")[0] == 0
     assert calls == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7], [8, 9]]
     assert not (here / "parts.ascent.npz").exists()

@@ -66,3 +66,17 @@ def test_other_reductions_stay():
         lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 2), (1, 2, 2, 1), "VALID"),
     ):
         assert "max_pool" not in str(jax.make_jaxpr(rewrite(pool, faster))(x))
+
+
+def test_a_function_with_a_derivative_of_its_own_keeps_it_though_it_pools():
+    @jax.custom_vjp
+    def reversing(x):
+        return pool(x)
+
+    def pool(x):
+        return MaxPool(2).apply({}, x)
+
+    reversing.defvjp(lambda x: (pool(x), x), lambda x, g: (-jnp.ones_like(x),))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 1)), jnp.float32)
+    found = jax.grad(lambda x: rewrite(reversing, faster)(x).sum())(x)
+    np.testing.assert_array_equal(found, -np.ones(x.shape))

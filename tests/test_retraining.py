@@ -113,6 +113,7 @@ def test_each_network_learns_what_fooled_those_before(capsys, tmp_path, monkeypa
         (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--methods", "cppn", "cppn"], "each once"),
         (["--data.extra-class", "x.npz"], "expected None, as fooling images take it"),
+        (["--data.validation", "0.1"], "data.validation is 0.1; expected 0, as test images are classified"),
         (["--run", "full"], "full holds no retraining; expected a new or empty directory"),
     ],
 )

@@ -69,6 +69,19 @@ def test_the_revision_is_of_this_code_and_says_whether_it_was_changed(tmp_path):
     assert run._revision(installed) is None
 
 
+def test_a_run_goes_on_that_was_made_before_its_network_had_an_option(tmp_path):
+    def with_options(**options):
+        return dataclasses.replace(MODEL, options=options)
+
+    with run.open(tmp_path, EXPERIMENT, with_options(activation="tanh")):
+        pass
+    with run.open(tmp_path, EXPERIMENT, with_options(activation="tanh", kernels="5x5")):
+        pass
+    other = with_options(activation="relu", kernels="5x5")
+    with pytest.raises(CheckpointError, match="options was .*tanh"), run.open(tmp_path, EXPERIMENT, other):
+        pass
+
+
 def test_the_same_experiment_continues_and_another_is_refused(tmp_path):
     with run.open(tmp_path, EXPERIMENT, MODEL):
         pass

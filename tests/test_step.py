@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,3 +132,12 @@ def test_evaluation_is_exact_for_any_split_size(n, batch_size, count):
     np.testing.assert_array_equal(samples.images, source.images[shown])
     np.testing.assert_array_equal(samples.labels, labels[shown])
     np.testing.assert_allclose(samples.probabilities, scipy.special.softmax(logits, axis=1)[shown], rtol=1e-5)
+
+
+def test_a_process_whose_share_of_a_small_split_is_padding_shows_the_first_image(unchecked):
+    source = images_and_labels(5, classes=7)
+    devices: Any = [SimpleNamespace(process_index=index) for index in (1, 0)]
+    samples = Samples(source, 16, devices)
+    np.testing.assert_array_equal(samples.images, source.images[:1])
+    samples.see(0, jax.numpy.asarray(np.eye(7, dtype=np.float32)[None, [3] * 8]))
+    assert samples.probabilities.argmax() == 3

@@ -402,7 +402,7 @@ def test_every_study_says_what_it_asks_and_names_what_exists(name):
         assert re.fullmatch(r"\w+(/[\w.-]+)?", experiment.data.dataset)  # any that TFDS knows will do
 
 
-SHAPES = {"fashion_mnist": (28, 28, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 @pytest.mark.parametrize("name", sorted(catalog.files("study")))

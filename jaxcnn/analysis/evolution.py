@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int, Key
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.checks import check_chunk, check_whole, checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.cppn import Cppn
 from jaxcnn.analysis.direct import Direct
 from jaxcnn.analysis.fooling import classes
 from jaxcnn.errors import InputError, unknown_name
-from jaxcnn.layers.convolution import compiler_options
 from jaxcnn.state import State
 
 Encoding: TypeAlias = Direct | Cppn
@@ -179,7 +179,7 @@ def _render(encoding: Encoding, genomes: Any, some: Array) -> Array:
     return encoding.render(jax.tree.map(lambda leaf: leaf[some], genomes))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5, compiler_options=compiler_options())
+@compiled(static_argnums=(0, 1, 2, 3), donate_argnums=5)
 def _generation(
     model: nn.Module,
     encoding: Encoding,

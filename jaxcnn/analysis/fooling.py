@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
 from jaxcnn.analysis.chunks import affordable
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.errors import InputError
-from jaxcnn.layers.convolution import compiler_options
 from jaxcnn.state import State
 
 NOISE = 0.1
@@ -152,7 +152,7 @@ def classes(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> int
     return shape[1]
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=2, compiler_options=compiler_options())
+@compiled(static_argnums=0, donate_argnums=2)
 def _climb(
     model: nn.Module,
     variables: Any,

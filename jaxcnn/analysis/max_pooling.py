@@ -43,6 +43,9 @@ def faster(equation: JaxprEqn, operands: Sequence[Any]) -> list[Array] | None:
     return [max_pool(operands[0], tuple(window), tuple(strides), tuple(padding))]
 
 
+faster.exact = True  # type: ignore[attr-defined]  # see `rewriting.rewrite`
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(
     x: Float[Array, "n h w c"], window: Pair, strides: Pair, padding: tuple[Pair, Pair]

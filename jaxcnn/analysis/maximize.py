@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import layers, watched
+from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.guided import mark_normalisation, rectifies
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.objectives import IMAGE, LOGITS, PARAMETERS, Objective, Seen
@@ -25,7 +26,6 @@ from jaxcnn.analysis.parametrization import Parametrization, fourier
 from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.analysis.transforms import Transform, robust, transformed
 from jaxcnn.errors import InputError, RunError
-from jaxcnn.layers.convolution import compiler_options
 from jaxcnn.registry import discover
 from jaxcnn.state import State
 
@@ -224,7 +224,7 @@ def _adam(rate: float) -> optax.GradientTransformation:
     return optax.adam(rate)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=compiler_options())
+@compiled(static_argnums=(0, 1, 2, 3))
 def _advance(
     model: nn.Module,
     changes: tuple[Transform, ...],

@@ -24,7 +24,8 @@ def rewrite(function: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """The function with a rule applied to each primitive function that it calls.
 
     What is called inside other functions (jitted, rematerialised) counts; in loops too. A function with a derivative of
-    its own keeps it unless the rule applies to something inside.
+    its own keeps it unless the rule applies to something inside; whatever is inside, if the rule has an attribute
+    `exact`, which says that it changes no derivative.
 
     Args:
       function: of pytrees of arrays.
@@ -62,7 +63,8 @@ def run(program: Jaxpr, constants: Sequence[Any], values: Sequence[Any], rule: R
         if equation.primitive.name in _CALLS:
             results = _called(equation, operands, rule)
         elif equation.primitive.name in _DERIVED:
-            results = _if_changed(equation, operands, rule)
+            # What only computes the same faster is no reason to lose a derivative of the function's own.
+            results = None if getattr(rule, "exact", False) else _if_changed(equation, operands, rule)
         else:
             results = rule(equation, operands)
         if results is None:

@@ -154,10 +154,6 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
         from jaxcnn.data.sources import tfds
 
         source = tfds.open_named(config.dataset, config, "test" if split == "test" else "train")
-    if config.extra_class is not None:
-        from jaxcnn.data import extra_class
-
-        source = extra_class.join(source, config.extra_class, training=split != "test")
     if split != "test" and config.validation > 0:
         source = held_out(source, config.validation, seed, keep=split == "validation")
     if split == "train" and config.limit is not None:
@@ -165,6 +161,10 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
             raise InputError(f"data.limit is {config.limit}; expected at most the {len(source)} training images")
         kept = shuffled(len(source), seed, purpose="split", epoch=1)[: config.limit]
         source = Subset(source, np.sort(kept))
+    if config.extra_class is not None:
+        from jaxcnn.data import extra_class
+
+        source = extra_class.join(source, config.extra_class, training=split == "train")
     if len(source) == 0:
         raise InputError(f"the {split} split of {config.dataset!r} has no images; expected at least one")
     return source

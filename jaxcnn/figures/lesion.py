@@ -147,18 +147,19 @@ def single(networks: Mapping[str, Deletions], *, chance: float, images: str, wid
     panels[0].set_ylabel("error (%)")
     panels[0].set_ylim(0, 1)
     figure.supxlabel("block or layer deleted", size=style.MEDIUM)
-    seeds = max(len(errors) for _, _, errors, *_ in checked.values())
+    seeds = sorted({len(errors) for _, _, errors, *_ in checked.values()})
     _legend(figure, images, 3, handles=_entries(checked, seeds))
     return figure
 
 
-def _entries(checked: Mapping[str, Any], seeds: int) -> list[Any]:
+def _entries(checked: Mapping[str, Any], seeds: Sequence[int]) -> list[Any]:
     large: dict[str, Any] = {"linestyle": "none", "markersize": 5, "color": "black", "fillstyle": "none"}
-    mean = f"mean of {seeds} networks, 95% interval" if seeds > 1 else "without the block"
+    some = " or ".join(map(str, seeds))
+    mean = f"mean of {some} networks, 95% interval" if seeds[-1] > 1 else "without the block"
     entries: list[Any] = [Line2D([], [], marker="o", label=mean, **large)]
     if any(marks.any() for _, marks, *_ in checked.values()):
         entries.append(Line2D([], [], marker="s", label="halves the map", **large))
-    if seeds > 1:
+    if seeds[-1] > 1:
         entries.append(Line2D([], [], marker="o", linestyle="none", markersize=2, color="black", label="each network"))
     if any(np.isnan(errors).all(0).any() for _, _, errors, *_ in checked.values()):
         entries.append(Patch(color=_FORBIDDEN, label="changes the shape, so it stays"))
@@ -251,7 +252,8 @@ def paths(networks: Mapping[str, PathGradients]) -> Figure:
       networks: by what they are called.
 
     Returns:
-      A figure as wide as the page with three panels; the last tells the mean length by what paths bring.
+      A figure as wide as the page with three panels; the last tells the mean length by what paths bring, if all
+      lengths are there.
 
     Raises:
       InputError: there is no network, or arrays do not fit together or are negative.
@@ -277,8 +279,11 @@ def paths(networks: Mapping[str, PathGradients]) -> Figure:
             lengths, *np.nanquantile(positive, (0.025, 0.975), axis=1), color=look["color"], alpha=0.2, linewidth=0
         )
         mean = float((lengths * contributions).sum())
-        brought.plot(lengths, contributions, label=f"{name}: mean length {style.number(mean)}", **look)
-        brought.axvline(mean, color=look["color"], linestyle=":")
+        whole = bool(np.isclose(of_all.sum(), 1))  # else paths of some lengths alone
+        label = f"{name}: mean length {style.number(mean)}" if whole else name
+        brought.plot(lengths, contributions, label=label, **look)
+        if whole:
+            brought.axvline(mean, color=look["color"], linestyle=":")
     gradient.set_yscale("log")
     log_ticks(gradient.yaxis)
     titles = ("share of all paths", "gradient on a path (log)", "share of the gradient")

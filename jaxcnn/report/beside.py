@@ -13,6 +13,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 from jaxtyping import Float, Int
 
+from jaxcnn import models
 from jaxcnn.errors import InputError
 from jaxcnn.report.subject import BATCH, Network, Subject
 
@@ -104,7 +105,8 @@ def by_architecture(found: Sequence[tuple[Network, _T]]) -> dict[str, list[_T]]:
     """
     groups: dict[_Architecture, list[_T]] = {}
     for network, result in found:
-        groups.setdefault((network.spec.name, tuple(sorted(network.spec.options.items()))), []).append(result)
+        options = models.options(network.spec.name) | dict(network.spec.options)  # older runs lack newer options
+        groups.setdefault((network.spec.name, tuple(sorted(options.items()))), []).append(result)
     return {_title(one, list(groups)): results for one, results in groups.items()}
 
 

@@ -142,7 +142,8 @@ def draw_fooling(
             middle = figures.sure(float(np.median(confidences)))
             progress(f"{done:,} of {len(wanted):,} classes: median confidence {middle}")
 
-        climbed = climb(network, wanted, settings, seed=seed, about=about, file=saved, progress=count)
+        asked = about | {"targets": wanted.tolist()}
+        climbed = climb(network, wanted, settings, seed=seed, about=asked, file=saved, progress=count)
         kept, sure = climbed.images, climbed.confidences
         arrays |= {"steps": climbed.steps, "history": climbed.history}
         drawn["steps"] = figures.history(climbed.history, "step", first=0)

@@ -125,11 +125,14 @@ def in_words(result: Result) -> list[str]:
     if isinstance(result, gradients.Paths):
         mean = float((result.lengths * result.contributions).sum())
         rows = zip(result.lengths.tolist(), result.shares, result.norms.mean(1), result.contributions, strict=True)
+        of_all = np.isclose(result.shares.sum(), 1)  # paths of every length were asked for
+        what = "all" if of_all else "what these bring"
         lines = [
-            f"{_number(length, 'block')}: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of all"
+            f"{_number(length, 'block')}: {share:.1%} of the paths, gradient {norm:.3g}, {brought:.1%} of {what}"
             for length, share, norm, brought in rows
         ]
-        return [*lines, f"mean length {mean:.1f} of {len(result.blocks)} blocks, by what the paths bring"]
+        summary = f"mean length {mean:.1f} of {len(result.blocks)} blocks, by what the paths bring"
+        return [*lines, summary] if of_all else lines
     whole = f"error {result.intact:.1%}"
     if isinstance(result, lesion.Single):
         rows = zip(result.blocks, result.errors, strict=True)

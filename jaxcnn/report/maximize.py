@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +26,7 @@ from jaxcnn.analysis.objectives import Objective, channel, log_probability, logi
 from jaxcnn.analysis.parametrization import Parametrization
 from jaxcnn.analysis.transforms import Transform, distant, robust
 from jaxcnn.config import check_seed
-from jaxcnn.errors import InputError, RunError
+from jaxcnn.errors import InputError, RunError, first_line
 from jaxcnn.figures import maximize as figures
 from jaxcnn.report import results
 from jaxcnn.report.natural import TINY, Natural, large
@@ -208,7 +209,8 @@ def _transforms(way: _Way, progress: maximize.Progress | None, steps: int) -> tu
 
 
 @cache
-def _settling(steps: int) -> optax.GradientTransformation:
+def settling(steps: int) -> optax.GradientTransformation:
+    """Adam whose step size falls by a cosine; one object for each number of steps, so that it compiles once."""
     return optax.adam(optax.cosine_decay_schedule(maximize.RATE, steps, SETTLED))
 
 
@@ -301,9 +303,15 @@ class _Kept:
         """The progress, in the template's structure, and the trace; None at the beginning."""
         if not file.exists():
             return None
-        with np.load(file) as arrays:
-            leaves = [jnp.asarray(arrays[f"leaf{number}"]) for number in range(len(jax.tree.leaves(template)))]
-            return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays["trace"]
+        try:
+            with np.load(file) as arrays:
+                leaves = [jnp.asarray(arrays[f"leaf{number}"]) for number in range(len(jax.tree.leaves(template)))]
+                return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays["trace"]
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{file} is no search that can go on ({first_line(error)}); expected another --output FOLDER, or no "
+                "such file"
+            ) from error
 
     def save(self, file: Path, progress: Any, trace: np.ndarray) -> None:
         """Replaces the file; it is there whole or not at all."""
@@ -355,7 +363,7 @@ def _ascend(
             count=count,
             parametrization=way.space,
             transforms=_transforms(way, progress, steps),
-            optimizer=_settling(steps) if way.robust and np.prod(way.space.shape) > TINY else None,
+            optimizer=settling(steps) if way.robust and np.prod(way.space.shape) > TINY else None,
             steps=number,
             progress=progress,
             redirect=way.robust,

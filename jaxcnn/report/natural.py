@@ -17,7 +17,7 @@ from jaxcnn.report.subject import Network, Subject, open_subject
 MEASURED = 4000
 """Images of which mean and covariance are measured, at most."""
 SMALL = 3072
-"""Values of an image up to which the covariance of all pairs is measured, and above which the power spectrum."""
+"""Values of an image up to which more images than that show the covariance of all pairs; else the power spectrum."""
 TINY = 1024
 """Values of an image up to which step sizes stay as they are."""
 PRIOR = 0.25
@@ -99,7 +99,8 @@ def _measured(subject: Subject) -> Natural:
     total = len(subject.source)
     sample = subject.read(np.unique(np.linspace(0, total - 1, min(MEASURED, total)).round().astype(np.int64)))
     values = sample[0].size
-    small = values <= SMALL
+    # Fewer images than values leave most directions out; their power spectrum leaves none.
+    small = values <= TINY or (values <= SMALL and len(sample) > values)
     prior = PRIOR if values <= TINY else 150 / values if small else 0.0
     space = spaces.principal(sample) if small else _vivid(spaces.spectrum(sample))
     said = f"{len(sample):,} {subject.origin}"

@@ -160,9 +160,13 @@ def retrain(
     experiment = loop.located(experiment)
     if experiment.data.extra_class is not None:
         raise InputError(f"data.extra_class is {experiment.data.extra_class}; expected None, as fooling images take it")
+    if experiment.data.validation:
+        raise InputError(f"data.validation is {experiment.data.validation}; expected 0, as test images are classified")
     examples = len(open_split(experiment.data, "train", experiment.training.seed))
     about = {"plan": json.loads(json.dumps(vars(plan))), "experiment": config.to_json(experiment)}
     _claim(directory, about)
+    if (directory / f"network-{networks + 1}").exists():
+        raise InputError(f"networks is {networks}, and {directory} holds more; expected at least as many")
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -313,7 +317,8 @@ def _write(
         values = [[getattr(row, name) for row in some] for name in figures.Line._fields]
         lines[method] = figures.Line(*np.asarray(values, float))
         top1 = [row.top1 for row in some]
-    drawn = {"retraining": figures.retraining(lines, np.asarray(top1, float), published=PUBLISHED)}
+    published = PUBLISHED if about["experiment"]["data"]["dataset"] == "mnist" and "cppn" in found else None
+    drawn = {"retraining": figures.retraining(lines, np.asarray(top1, float), published=published)}
     for method, networks in found.items():
         images = np.stack([one.last[0] for one in networks], axis=1)
         sure = np.stack([one.confidences[0] for one in networks], axis=1)

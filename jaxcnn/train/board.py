@@ -46,13 +46,16 @@ class TensorBoard:
     def histograms(self, step: int, group: str, arrays: Mapping[str, Any]) -> None:
         """Writes how the finite values of each array are spread, in 64 bins of one width.
 
+        Of millions of values at equal distances, between one and two million.
+
         Args:
           step: optimisation steps done.
           group: what the arrays are, such as "gradients".
           arrays: by name.
         """
         for name, array in arrays.items():
-            values = np.asarray(array, np.float64).ravel()
+            values = np.asarray(array).ravel()
+            values = values[:: max(1, len(values) >> 20)].astype(np.float64)
             values = values[np.isfinite(values)]
             if not len(values):
                 continue

@@ -86,10 +86,6 @@ class PhotographEvaluation:
     predictions: tuple[Prediction, ...]
 
 
-_LEAST = 64
-"""Images that an evaluation step takes at least."""
-
-
 class Evaluator:
     """Evaluates one split again and again with one compiled step.
 
@@ -99,6 +95,7 @@ class Evaluator:
       config: batch size and storage.
       devices: where to compute.
       loss: which one is measured.
+      least: images that a step takes, however few a training step has.
     """
 
     def __init__(
@@ -108,11 +105,12 @@ class Evaluator:
         config: DataConfig,
         devices: Sequence[Device],
         loss: LossName = "cross_entropy",
+        least: int = 64,
     ) -> None:
         self._step: EvaluationStep = map_evaluation_step(make_evaluation_step(model, loss), devices)
         # The last batch is padded anyway, so any batch size can be raised, to what the devices share equally, and from
         # the few images that a training step may have.
-        batch_size = -(-max(config.batch_size, _LEAST) // len(devices)) * len(devices)
+        batch_size = -(-max(config.batch_size, least) // len(devices)) * len(devices)
         self._source, self._devices = source, devices
         self._config = dataclasses.replace(config, batch_size=batch_size)
 
@@ -318,7 +316,7 @@ def evaluate_dataset(
             f"{config.dataset} has images of {source.image_shape[-1]} channels; expected {spec.input_shape[-1]}, "
             f"as {name} takes"
         )
-    return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices())(state)
+    return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices(), least=1)(state)
 
 
 def evaluate_photographs(
@@ -366,7 +364,7 @@ def evaluate_photographs(
         )
     elif crops == 1:
         config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
-        logits = jnp.asarray(Evaluator(model, source, config, jax.local_devices()).predict(state)[0])
+        logits = jnp.asarray(Evaluator(model, source, config, jax.local_devices(), least=1).predict(state)[0])
     else:
         logits = jnp.asarray(_averaged(model, state, ViewSource(source, crops), config))
     shares, best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
@@ -390,7 +388,7 @@ def _averaged(model: nn.Module, state: State, source: ViewSource, config: DataCo
     # The views of all photographs are too many to keep, so they are streamed and their probabilities added up.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)), storage="stream")
     mean, first = views.LogMean(len(source.photographs)), 0
-    for logits in Evaluator(model, source, config, jax.local_devices()).logits(state):
+    for logits in Evaluator(model, source, config, jax.local_devices(), least=1).logits(state):
         mean.add((np.arange(first, first + len(logits)) // source.views).tolist(), logits)
         first += len(logits)
     return mean.result()

@@ -31,6 +31,8 @@ class Samples:
         mine = [device.process_index == jax.process_index() for device in devices]
         positions = np.arange(batch_size).reshape(len(devices), -1)[mine].ravel()
         candidates = np.flatnonzero(np.isin(np.arange(len(source)) % batch_size, positions))
+        if not len(candidates):  # this process has padding alone, which repeats the first example
+            candidates = np.zeros(1, np.int64)
         chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, count).astype(int))]
         rows = np.searchsorted(positions, chosen % batch_size)
         self._wanted: dict[int, list[tuple[int, int]]] = {}  # by batch: the row in it, the place here

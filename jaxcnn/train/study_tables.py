@@ -118,7 +118,7 @@ def measure_cells(measure: Measure, found: Mapping[str, Measured]) -> Cells:
     """What a measure found, arms by positions or, where there are more positions than arms, positions by arms."""
     positions = list(dict.fromkeys(position for one in found.values() for position in one.positions))
     texts = {
-        (arm, position): _text(estimate)
+        (arm, position): _text(estimate, "not finite")
         for arm, one in found.items()
         for position, estimate in zip(one.positions, one.estimates, strict=True)
     }
@@ -177,9 +177,9 @@ def _cells(table: Sequence[Row], split: str) -> list[list[str]]:
     return lines
 
 
-def _text(estimate: Estimate) -> str:
+def _text(estimate: Estimate, missing: str = "diverged") -> str:
     if math.isnan(estimate.mean):
-        return "diverged"
+        return missing
     half = (estimate.high - estimate.low) / 2
     exact = math.isnan(half) or half <= 1e-9 * abs(estimate.mean)  # equal numbers have a rounded mean
     return _number(estimate.mean) if exact else f"{_number(estimate.mean)} ± {_number(half)}"

@@ -10,8 +10,8 @@ import numpy as np
 from jaxcnn.analysis import maximize, penalties
 from jaxcnn.analysis.objectives import log_probability, logit
 from jaxcnn.errors import InputError
-from jaxcnn.report.maximize import CERTAINTY
-from jaxcnn.report.natural import natural
+from jaxcnn.report.maximize import CERTAINTY, settling
+from jaxcnn.report.natural import TINY, natural
 from jaxcnn.report.page import pictures
 from jaxcnn.report.page.opened import Opened
 from jaxcnn.report.page.section import Section
@@ -42,6 +42,7 @@ def gather(opened: Opened) -> dict[str, Any]:
         key=jax.random.key(0),
         count=len(classes),
         parametrization=known.space,
+        optimizer=settling(maximize.STEPS) if np.prod(known.space.shape) > TINY else None,
     )
     logits: Any = network.model.apply(network.state.variables, found.images, train=False)
     sure = np.asarray(jax.nn.softmax(logits))[classes, classes]
