@@ -27,7 +27,8 @@ from jaxcnn.train.evaluate import evaluate_dataset, evaluate_photographs
 from jaxcnn.train.loop import train
 
 NAME = "lenet5"
-SPEC = ModelSpec(NAME, {"activation": "relu", "pooling": "max"}, 10, (32, 32, 1), (0.25,), (0.5,), tuple("0123456789"))
+OPTIONS = models.options(NAME) | {"activation": "relu", "pooling": "max"}
+SPEC = ModelSpec(NAME, OPTIONS, 10, (32, 32, 1), (0.25,), (0.5,), tuple("0123456789"))
 
 
 def make(spec: ModelSpec = SPEC, seed: int = 0):
