@@ -5,8 +5,13 @@ Source: Krizhevsky, Sutskever & Hinton, ImageNet classification with deep convol
 4.1 (crops and mirror images in training, ten crops in testing), with LeNet-5 on 1,000 images of Fashion-MNIST.
 Command: jaxcnn study augmentation_fashion_mnist --data.directory ~/tensorflow_datasets
 (15 epochs of 1,000 images; with --scale paper 60 of all that are not held out)
-Time: about two minutes of one CPU core, estimated.
-Result: not measured yet; all arms have been checked and none has been trained.
+Time: about two minutes of one CPU core.
+Result: over the seeds 0, 1, 2 with half a 95% t-interval, the validation loss is 0.652 +- 0.136 (none), 0.573 +-
+0.069 (flip), 0.537 +- 0.020 (crop) and 0.561 +- 0.032 (both), and the accuracy 0.821 +- 0.008, 0.819 +- 0.005, 0.806
++- 0.023 and 0.794 +- 0.014: varied images are not learned by heart, but after as many updates accuracy has not risen.
+Ten crops lower the test accuracy of each, from 0.812 to 0.484 without augmentation and from 0.791 to 0.764 with both:
+they move the clothes by three pixels, which only networks trained with crops bear. The source's finding does not hold
+here.
 """
 
 from collections.abc import Mapping

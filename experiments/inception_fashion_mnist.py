@@ -5,8 +5,11 @@ Source: Szegedy et al., Going deeper with convolutions, 2015, section 4 and figu
 dimension reductions), with GoogLeNet at an eighth of its width on Fashion-MNIST.
 Command: jaxcnn study inception_fashion_mnist --data.directory ~/tensorflow_datasets
 (one epoch of 3,000 images; with --scale paper 90 of ImageNet at full width)
-Time: about two minutes of one CPU core, estimated.
-Result: not measured yet; all arms have been checked and none has been trained.
+Time: about two minutes of one CPU core.
+Result: the reductions take the parameters from 1,453,568 to 95,668 and the multiply-adds from 4,074,996 to 568,352.
+Over the seeds 0, 1, 2 with half a 95% t-interval, after 100 updates the training loss is 1.54 +- 0.25 (naive) and
+1.87 +- 0.07 (reductions), and the test accuracy 0.622 +- 0.191 and 0.515 +- 0.071: the larger network has learned
+more, so far.
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
