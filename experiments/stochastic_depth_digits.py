@@ -6,8 +6,11 @@ a test error of 5.23 % where the last block survives with a probability of 0.5, 
 digits of 8x8 pixels in place of CIFAR-10.
 Command: jaxcnn study stochastic_depth_digits
 (ten epochs; with --scale paper CIFAR-10 as published)
-Time: not known.
-Result: not run yet, at neither scale.
+Time: 265 s of CPU on two cores.
+Result: over the seeds 0, 1, 2 with half a 95% t-interval, the training loss is 0.371 +- 1.169 with constant and 0.018
++- 0.017 with stochastic depth, and the test accuracy 0.871 +- 0.326 (0.925, 0.967, 0.721) and 0.986 +- 0.007.
+Stochastic depth errs less in each seed; constant depth trains so unstably that its interval is too wide to tell the
+means apart.
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainingConfig
