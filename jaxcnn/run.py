@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -84,14 +85,24 @@ class Metrics:
         """
         return [{k: math.nan if v is None else v for k, v in record.items()} for _, record in self._lines()]
 
-    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+    def digest(self) -> str:
+        """The SHA-256 of the file, in hexadecimal; that of nothing if there is no file.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        return hashlib.sha256(self._content()).hexdigest()
+
+    def _content(self) -> bytes:
         try:
-            content = self.path.read_bytes()
+            return self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
-        lines = content.splitlines(keepends=True)
+
+    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+        lines = self._content().splitlines(keepends=True)
         complete = [line for line in lines if line.endswith(b"\n")]
         return [(line, self._decode(number, line)) for number, line in enumerate(complete, start=1)]
 

@@ -34,7 +34,8 @@ class Measure:
     Attributes:
       of: a function of `members` trained runs of one arm, which differ in the seed alone, to numbers by position. The
         positions are texts, such as names of layers, or all numbers, such as crops; they may differ between arms. What
-        has been measured is kept, so a function that changes needs another name in `Study.measures`.
+        has been measured is kept while the runs are the same, so a function that changes needs another name in
+        `Study.measures`.
       title: what is measured, with its unit.
       position: what the positions are.
       members: runs that are measured together, an ensemble; 1 measures every run by itself.

@@ -94,6 +94,35 @@ def test_every_run_that_did_not_diverge_is_measured_once(ended):
         np.testing.assert_allclose(dataclasses.astuple(estimate), [values.mean(), ends.low, ends.high])
 
 
+def test_what_was_measured_of_other_runs_is_measured_again(ended):
+    calls = []
+
+    def accuracy(*runs) -> dict[str, float]:
+        calls.append([seed_of(run) for run in runs])
+        return {"mean": float(np.mean([run.metrics(one.directory).read()[-1]["top1"] for one in runs]))}
+
+    chosen = asking(alone=Measure(accuracy, "accuracy", ""), two=Measure(accuracy, "accuracy of two", "", members=2))
+    study_measures.measure(chosen, ended, **WHERE)
+    again = study.run_directory(ended, "plain", 5)
+    for file in again.iterdir():
+        file.unlink()
+    Metrics(again / "metrics.jsonl").append({"step": 8, "split": "test", "loss": 1.0, "top1": 0.75})
+    Metrics(again / "outcome.jsonl").append({"step": 8, "outcome": "finished"})
+    found = study_measures.collect(chosen, ended, **WHERE)  # as a report does, which measures nothing
+    assert found["alone"]["plain"].values.tolist() == [[0.5]]
+    assert list(found["two"]) == ["with momentum"]
+    calls.clear()
+    study_measures.measure(chosen, ended, **WHERE)
+    assert calls == [[("plain", 5)], [("plain", 0), ("plain", 5)]]
+    found = study_measures.collect(chosen, ended, **WHERE)
+    assert found["alone"]["plain"].values.tolist() == [[0.5], [0.75]]
+    assert found["two"]["plain"].values.tolist() == [[0.625]]
+    Metrics(again / "outcome.jsonl").append({"step": 8, "outcome": "diverged"})
+    Metrics(again / "metrics.jsonl").append({"step": 9, "split": "train", "loss": 1e9, "top1": 0.1})
+    study_measures.measure(chosen, ended, **WHERE)
+    assert study_measures.collect(chosen, ended, **WHERE)["alone"]["plain"].values.tolist() == [[0.5]]
+
+
 def test_runs_are_measured_together_in_groups_of_seeds(ended):
     chosen = asking(ensembles=MEASURES["ensembles"])
     study_measures.measure(chosen, ended, **WHERE)  # of three seeds the last is left over
@@ -144,8 +173,8 @@ def test_a_measure_that_gives_no_numbers_is_refused(ended):
 def test_damage_is_said(ended):
     chosen = asking(crops=MEASURES["crops"])
     study_measures.measure(chosen, ended, **WHERE)
-    record = {"step": 0, "measure": "crops", "seeds": [5], "values": [[2.0, 0.5]]}
-    Metrics(ended / "plain" / "measures.jsonl").append(record)
+    kept = Metrics(ended / "plain" / "measures.jsonl")
+    kept.append(kept.read()[-1] | {"values": [[2.0, 0.5]]})
     with pytest.raises(CheckpointError, match=r"measures.jsonl is damaged: plain has other positions"):
         study_measures.collect(chosen, ended, **WHERE)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from jaxcnn.errors import CheckpointError, InputError
-from jaxcnn.run import Metrics
+from jaxcnn.run import Metrics, metrics
 from jaxcnn.study import Measure, Scale, Study, Trained
 from jaxcnn.train.study import outcomes, run_directory
 from jaxcnn.train.study_results import Estimate, along, interval
@@ -62,7 +62,7 @@ def measure(
 ) -> None:
     """Asks every measure of the runs that have ended and not diverged, and keeps what it finds in ARM/measures.jsonl.
 
-    What has been measured before is not measured again.
+    What has been measured before is not measured again, unless the metrics.jsonl of a run has become another since.
 
     Args:
       study: the arms and the measures.
@@ -84,22 +84,23 @@ def measure(
     ]
     for name, arm, group in planned:
         kept = _kept(directory, arm)
-        if (name, group) in {(record["measure"], tuple(record["seeds"])) for record in kept.read()}:
-            continue
         runs = [run_directory(directory, arm, seed) for seed in group]
+        known = _identity(name, group, runs)
+        if any(record.items() >= known.items() for record in kept.read()):
+            continue
         if any(outcomes(run).read()[-1]["outcome"] == "diverged" for run in runs):
             continue
         console.print(f"{name} of {arm}, seed {', '.join(map(str, group))}", highlight=False, markup=False)
         found = study.measures[name].of(*(Trained(run, data_directory) for run in runs))
         _require_numbers(name, found)
         values = [[_plain(position), _plain(value)] for position, value in found.items()]
-        kept.append({"step": 0, "measure": name, "seeds": list(group), "values": values})
+        kept.append({"step": 0, **known, "values": values})
 
 
 def collect(
     study: Study, directory: str | Path, *, scale: Scale, seeds: Sequence[int]
 ) -> dict[str, dict[str, Measured]]:
-    """What `measure` has kept: by measure and arm, without arms of which no group was measured.
+    """What `measure` has kept of these runs: by measure and arm, without arms of which no group was measured.
 
     Raises:
       CheckpointError: the record of an arm is damaged, or its positions differ between groups.
@@ -141,9 +142,11 @@ def _collected(
     wanted, result = groups(study.measures[name], seeds), {}
     for arm in study.arms(scale):
         kept = _kept(directory, arm)
+        known = [_identity(name, group, [run_directory(directory, arm, seed) for seed in group]) for group in wanted]
         try:
-            found = {tuple(r["seeds"]): dict(r["values"]) for r in kept.read() if r["measure"] == name}
-            chosen = [found[group] for group in wanted if group in found]
+            records = kept.read()
+            found = [[r["values"] for r in records if r.items() >= group.items()] for group in known]
+            chosen = [dict(values[-1]) for values in found if values]
             if not chosen:
                 continue
             positions = tuple(chosen[0])
@@ -154,6 +157,11 @@ def _collected(
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{kept.path} is damaged: {error}") from error
     return result
+
+
+def _identity(name: str, group: Sequence[int], runs: Sequence[Path]) -> dict[str, Any]:
+    """What a record is of; runs are told apart by their metrics, which two trainings that differ do not share."""
+    return {"measure": name, "seeds": list(group), "runs": [metrics(run).digest() for run in runs]}
 
 
 def _kept(directory: str | Path, arm: str) -> Metrics:
