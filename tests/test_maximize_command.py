@@ -17,9 +17,12 @@ from commands import invoke
 import jaxcnn
 from jaxcnn import models
 from jaxcnn import state as states
+from jaxcnn.analysis import maximize as analysis
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.interop import weights
 from jaxcnn.report import maximize as report
+from jaxcnn.report.page.opened import open_run
+from jaxcnn.report.page.sections import maximised
 from jaxcnn.train.loop import train
 
 
@@ -85,6 +88,26 @@ def test_ways_are_compared(capsys, run, here):
     arrays, _ = kept(here / "here" / "maximize.npz")
     assert {"images", "images_pixels", "images_pixels_with_l1", "images_pixels_with_l2"} <= arrays.keys()
     assert (here / "here" / "comparison.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run_shows_what_the_command_finds_in_large_images_too(capsys, here, monkeypatch):
+    train(
+        Experiment(
+            model=ModelConfig("mlp", {"width": 8, "depth": 1}),
+            data=DataConfig("digits", image_size=72, limit=32, batch_size=16),
+            training=TrainingConfig(epochs=1),
+        ),
+        here / "large",
+    )
+    status, _, err = invoke(capsys, "maximize", "large", "--steps", "8")
+    assert status == 0, err
+    images = kept(here / "maximize-large" / "maximize.npz")[0]["images"]
+    monkeypatch.setattr(analysis, "STEPS", 8)
+    shown = []
+    monkeypatch.setattr(maximised.pictures, "png", shown.append)
+    maximised.gather(open_run("large"))
+    np.testing.assert_array_equal(np.stack(shown), np.round(255 * images).astype(np.uint8))
 
 
 def test_units_of_a_layer(capsys, file):

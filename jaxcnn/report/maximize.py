@@ -7,44 +7,31 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
-from jaxcnn.analysis import activations, maximize, penalties
-from jaxcnn.analysis import parametrization as spaces
+from jaxcnn.analysis import activations, maximize
 from jaxcnn.analysis.chunks import affordable, join, pieces
-from jaxcnn.analysis.objectives import Objective, channel, log_probability, logit
-from jaxcnn.analysis.parametrization import Parametrization
-from jaxcnn.analysis.transforms import Transform, distant, robust
+from jaxcnn.analysis.objectives import Objective, channel
 from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError, RunError, first_line
 from jaxcnn.figures import maximize as figures
 from jaxcnn.report import results
-from jaxcnn.report.natural import TINY, Natural, large
+from jaxcnn.report.natural import Natural
 from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network
+from jaxcnn.report.ways import Way, ascend, full_method, random_key, simple_ways, weighed
 
 UNITS = 10
 """Units that are excited where none are named: the first."""
-CERTAINTY = 4.0
-"""Weight of the logarithm of a class's probability beside its logit: of classes that look alike, as two breeds of dogs
-do, it seeks what tells them apart, and where the network is certain its gradient vanishes."""
-DISTANT = 0.625
-"""Share of the steps, from the first, in which large images are looked at from near and far."""
-SETTLED = 0.1
-"""Share of the step size that is left at the end, but of tiny images: small steps take the grain out."""
-SHARPNESS = {"L1": 100.0, "L2": 300.0}
-"""Weight of a penalty on the mean over all values of an image, where the ways are compared."""
-
 SECONDS = 10.0
 """Between two times that what was reached is kept."""
 
@@ -117,22 +104,19 @@ def draw_maximized(
     check_seed(seed)
     folder = results.new_folder(f"maximize-{network.title}{suffix}" if output is None else output)
     space = known.space
-    penalty = _penalties(space, l1, l2, total_variation)
+    penalty = weighed(space, l1, l2, total_variation)
     names, numbers = _asked(network, known, targets, layer, units)
     if compare and layer is not None:
         raise InputError(f"the ways are compared by the probabilities of classes; expected no layer, got {layer}")
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
 
-    def wanted(way: _Way, some: np.ndarray) -> Objective:
-        if layer is not None:
-            return channel(layer, some)
-        return logit(some) + CERTAINTY * log_probability(some) if way.robust else logit(some)
+    def wanted(way: Way, some: np.ndarray) -> Objective:
+        return way.classes(some) if layer is None else channel(layer, some)
 
-    prior = [] if known.prior == 0 else [penalties.gaussian(known.prior)]
-    ways = {"full method": _Way(space, True, tuple(prior) + penalty)}
+    ways = {"full method": full_method(known, penalty)}
     if compare:
-        ways |= _simple_ways(space, l1, l2)
+        ways |= simple_ways(space, l1, l2)
     about = {
         "command": "maximize",
         "targets" if layer is None else "units": numbers,
@@ -150,19 +134,18 @@ def draw_maximized(
     found: dict[str, np.ndarray] = {}
     traces: dict[str, np.ndarray] = {}
     for way in ways.values():
-        changes = robust(*space.shape[:2]) if way.robust else ()
         asked = wanted(way, np.array(numbers, np.int32))
-        maximize.check(network.model, network.state, asked, way.space, changes)
+        maximize.check(network.model, network.state, asked, way.space, way.transforms())
     size = affordable(network.model, network.state.variables, space.shape)
     for row, (title, way) in enumerate(ways.items()):
         parts = []
         for column, some in enumerate(pieces(len(numbers), size)):
             say(f"{title}: {', '.join(names[i] for i in np.unique(some))}")
-            objective = wanted(way, np.array(numbers)[some].astype(np.int32))
-            for term in way.penalties:
-                objective = objective - term
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), column)
-            parts.append(_ascend(network, objective, way, key, len(some), steps, kept, kept.at(row, column)))
+            objective = way.penalized(wanted(way, np.array(numbers)[some].astype(np.int32)))
+            climb = partial(
+                ascend, network, objective, way, key=random_key(seed, row, column), count=len(some), steps=steps
+            )
+            parts.append(_climbed(climb, steps, kept, kept.at(row, column)))
         found[title], trace = join(parts, len(numbers))
         traces[title] = np.asarray(trace).T
     values = {title: _values(network, images, numbers, layer) for title, images in found.items()}
@@ -179,60 +162,6 @@ def draw_maximized(
     files = results.write(folder, "maximize", arrays, about, drawn)
     kept.remove()
     return Drawn(folder, files, names, numbers, values["full method"], known.said)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How images are sought.
-
-    Attributes:
-      space: the parametrisation.
-      robust: whether the image has to withstand transforms, and silent ReLUs are woken.
-      penalties: what is subtracted.
-    """
-
-    space: Parametrization
-    robust: bool
-    penalties: tuple[Objective, ...]
-
-
-def _far(way: _Way, steps: int) -> int:
-    """How many of the steps look at the image from near and far."""
-    return int(DISTANT * steps) if way.robust and large(way.space) else 0
-
-
-def _transforms(way: _Way, progress: maximize.Progress | None, steps: int) -> tuple[Transform, ...]:
-    if not way.robust:
-        return ()
-    far = progress is not None and int(progress.step) < _far(way, steps)
-    return (distant if far else robust)(*way.space.shape[:2])
-
-
-@cache
-def settling(steps: int) -> optax.GradientTransformation:
-    """Adam whose step size falls by a cosine; one object for each number of steps, so that it compiles once."""
-    return optax.adam(optax.cosine_decay_schedule(maximize.RATE, steps, SETTLED))
-
-
-def _color(space: Parametrization) -> np.ndarray:
-    return np.asarray(space.mean).mean((0, 1))
-
-
-def _penalties(space: Parametrization, l1: float, l2: float, variation: float) -> tuple[Objective, ...]:
-    color = _color(space)
-    weighed = ((l1, penalties.l1(l1, color)), (l2, penalties.l2(l2, color)))
-    return tuple(term for weight, term in (*weighed, (variation, penalties.total_variation(variation))) if weight)
-
-
-def _simple_ways(space: Parametrization, l1: float, l2: float) -> dict[str, _Way]:
-    """The lecture's: pixels, as they are or with a penalty, whose weight by default goes with their number."""
-    color, values = _color(space), int(np.prod(space.shape))
-    plain = spaces.pixels(space.shape, mean=color)
-    return {
-        "pixels": _Way(plain, False, ()),
-        "pixels with L1": _Way(plain, False, (penalties.l1(l1 or SHARPNESS["L1"] / values, color),)),
-        "pixels with L2": _Way(plain, False, (penalties.l2(l2 or SHARPNESS["L2"] / values, color),)),
-    }
 
 
 def _asked(
@@ -342,45 +271,16 @@ class _Kept:
         partial.replace(file)
 
 
-def _ascend(
-    network: Network,
-    objective: Objective,
-    way: _Way,
-    key: jax.Array,
-    count: int,
-    steps: int,
-    kept: _Kept,
-    file: Path,
+def _climbed(
+    climb: Callable[..., Iterator[maximize.Maximized]], steps: int, kept: _Kept, file: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images of one ascent, and the trace of each, [n, steps]; begun or gone on with."""
-
-    def run(number: int, progress: maximize.Progress | None) -> maximize.Maximized:
-        return maximize.run(
-            network.model,
-            network.state,
-            objective,
-            key=key,
-            count=count,
-            parametrization=way.space,
-            transforms=_transforms(way, progress, steps),
-            optimizer=settling(steps) if way.robust and np.prod(way.space.shape) > TINY else None,
-            steps=number,
-            progress=progress,
-            redirect=way.robust,
-        )
-
-    reached = run(0, None)
-    trace = np.asarray(reached.trace)
-    if found := kept.load(file, reached.progress):
-        reached = run(0, found[0])
-        trace = found[1]
-    saved = time.monotonic()
-    stages = sorted({_far(way, steps), steps})
-    while len(trace) < steps:
-        until = next(stage for stage in stages if stage > len(trace))
-        reached = run(min(maximize.SEGMENT, until - len(trace)), reached.progress)
+    begun = next(climb())
+    progress, trace = kept.load(file, begun.progress) or (begun.progress, np.asarray(begun.trace))
+    reached, saved = begun, time.monotonic()
+    for reached in climb(progress=progress):
         trace = np.concatenate([trace, np.asarray(reached.trace)])
-        if time.monotonic() - saved > SECONDS or len(trace) == steps:
+        if len(reached.trace) and (time.monotonic() - saved > SECONDS or len(trace) == steps):
             kept.save(file, reached.progress, trace)
             saved = time.monotonic()
     return np.asarray(reached.images), trace.T

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.analysis import maximize, penalties
-from jaxcnn.analysis.objectives import log_probability, logit
+from jaxcnn.analysis import maximize
 from jaxcnn.errors import InputError
-from jaxcnn.report.maximize import CERTAINTY, settling
-from jaxcnn.report.natural import TINY, natural
+from jaxcnn.report.natural import natural
 from jaxcnn.report.page import pictures
 from jaxcnn.report.page.opened import Opened
 from jaxcnn.report.page.section import Section
+from jaxcnn.report.ways import ascend, full_method, random_key
 
 SHOWN = 10
 """Classes at most."""
@@ -32,18 +31,10 @@ def gather(opened: Opened) -> dict[str, Any]:
     network, names = opened.network, opened.class_names
     known = natural(network, data_directory=opened.images[1].directory)
     classes = np.arange(min(len(names), SHOWN), dtype=np.int32)
-    objective = logit(classes) + CERTAINTY * log_probability(classes)
-    if known.prior:
-        objective = objective - penalties.gaussian(known.prior)
-    found = maximize.run(
-        network.model,
-        network.state,
-        objective,
-        key=jax.random.key(0),
-        count=len(classes),
-        parametrization=known.space,
-        optimizer=settling(maximize.STEPS) if np.prod(known.space.shape) > TINY else None,
-    )
+    way = full_method(known)
+    objective = way.penalized(way.classes(classes))
+    climb = ascend(network, objective, way, key=random_key(0), count=len(classes), steps=maximize.STEPS)
+    *_, found = climb
     logits: Any = network.model.apply(network.state.variables, found.images, train=False)
     sure = np.asarray(jax.nn.softmax(logits))[classes, classes]
     pixels = np.round(255 * np.asarray(found.images)).astype(np.uint8)
