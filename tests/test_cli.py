@@ -16,6 +16,7 @@ import jaxcnn
 from jaxcnn import catalog, cli, data, models
 from jaxcnn.cli.terminal import print_json
 from jaxcnn.report import gallery
+from jaxcnn.train import loop
 
 TRAINED = '{"step": 1, "split": "train", "loss": 2.0, "top1": 0.1}\n'
 QUICK = ["--training.epochs", "1", "--data.batch-size", "160", "--model.name", "mlp", "--data.image-size", "8"]
@@ -52,6 +53,23 @@ def test_model_options_are_typed_flags(capsys, here):
     status, _, err = invoke(capsys, "train", "lenet5_digits", "--model.options.poling", "max")
     assert status == 2
     assert "--model.options.pooling" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("", "crop 2.0 flip 0.5"), ("--data.augment flip 0.25 crop 4", "flip 0.25 crop 4.0"), ("--data.augment", "")],
+)
+def test_augmentations_take_the_place_of_the_experiment_s(capsys, monkeypatch, words, expected):
+    seen = []
+
+    def remember(given, directory, **_):
+        seen.append(given.data.augment)
+        return loop.Result(str(directory), 0, None, 0.0, 0.0, True)
+
+    monkeypatch.setattr(loop, "train", remember)
+    assert invoke(capsys, "train", "resnet8_fashion_mnist", *words.split(), "--training.seed", "1")[0] == 0
+    assert [" ".join(f"{name} {strength}" for name, strength in found.items()) for found in seen] == [expected]
+    assert invoke(capsys, "train", "resnet8_fashion_mnist", "--data.augment", "crop")[0] == 2
 
 
 def test_a_run_started_again_with_another_setting_is_refused(capsys, here):

@@ -39,6 +39,7 @@ LENET = Experiment(
     data=DataConfig("digits", image_size=28, batch_size=240),
     training=TrainingConfig(epochs=2, log_every=2),
 )
+AUGMENTED, _ = catalog.load("resnet8_fashion_mnist")
 
 
 class Reader(HTMLParser):
@@ -189,8 +190,10 @@ def test_the_sections_are_in_their_order(page):
                 "optimizer": config.to_json(LENET.optimizer) | {"milestones": [0.3, 0.6], "clip": 1.5},
             },
         ),
+        dataclasses.replace(AUGMENTED, data=dataclasses.replace(AUGMENTED.data, augment={"flip": 0.5, "crop": 2.0})),
+        dataclasses.replace(AUGMENTED, data=dataclasses.replace(AUGMENTED.data, augment={})),
     ],
-    ids=["as registered", "other numbers", "every kind of setting"],
+    ids=["as registered", "other numbers", "every kind of setting", "another order", "no augmentations"],
 )
 def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch, experiment):
     import shlex
@@ -203,11 +206,13 @@ def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch
 
     monkeypatch.setattr(loop, "train", remember)
     words = shlex.split(repetition.command(experiment, "lenet").replace("\\\n", ""))
-    assert words[:3] == ["jaxcnn", "train", "lenet5_digits"]
+    assert words[:3] == ["jaxcnn", "train", experiment.name]
     status, _, err = invoke(capsys, *words[1:])
     assert (status, err) == (0, "")
     [(given, directory)] = seen
-    options = models.options("lenet5") | dict(experiment.model.options)  # every option of the network, by its flag
+    options = models.options(experiment.model.name) | dict(
+        experiment.model.options
+    )  # every option of the network, by its flag
     expected = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, options=options))
     assert config.difference(given, expected) is None
     assert given.data.directory == experiment.data.directory

@@ -7,10 +7,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 from jaxcnn.errors import JaxcnnError
 
@@ -29,6 +35,17 @@ NOWHERE_ELSE = Location()
 """Where they were in training, or where TFDS keeps them."""
 
 
+_FLAGS = ConstructorRegistry()
+
+
+@_FLAGS.primitive_rule
+def _numbers_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None:
+    """One flag that replaces them all, as their order counts; by itself tyro would make each of a default a flag."""
+    if info.type != Mapping[str, float]:
+        return None
+    return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(MutableMapping[str, float], info.markers))
+
+
 def parse_arguments(
     function: Callable[..., Any], command: str, arguments: Sequence[str], description: str | None = None
 ) -> Any:
@@ -40,7 +57,7 @@ def parse_arguments(
       arguments: what follows it on the command line.
       description: of the command; None takes the docstring's first line.
     """
-    return tyro.cli(function, prog=f"jaxcnn {command}", args=list(arguments), description=description)
+    return tyro.cli(function, prog=f"jaxcnn {command}", args=list(arguments), description=description, registry=_FLAGS)
 
 
 def exit_status(work: Callable[[], None]) -> int:

@@ -117,9 +117,9 @@ def _flags(experiment: Experiment) -> list[str] | None:
         if (options | before["model.options"]).get(name) != value
     ]
     for name, value in now.items():
-        if name == "model.options" or before[name] == value:
+        if name == "model.options" or json.dumps(before[name]) == json.dumps(value):  # the order counts too
             continue
-        if value in ([], {}):
+        if value == []:
             return None
         flags.append(_flag(name, value))
     return flags
