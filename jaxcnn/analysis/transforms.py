@@ -169,22 +169,25 @@ def shifted(images: Float[Array, "n h w c"], distances: Float[Array, " h"]) -> F
 
     y_ij = (1 - f) x_i,j-m + f x_i,j-m-1, m = floor(distance_i), f = distance_i - m
 
-    Its transpose is the move back, so the gradient is another gather and no scatter; distances get none.
+    Its transpose is the move back, so the gradient takes slices too and needs no scatter; distances get none.
 
     Args:
       images: zero outside.
       distances: in pixels.
     """
+    count, _, width, channels = images.shape
     whole = jnp.floor(distances)
     share = (distances - whole).reshape(1, -1, 1, 1)
-    width = images.shape[2]
-    source = jnp.arange(width)[None] - whole.astype(jnp.int32)[:, None]
+    room = width + 1
+    padded = jnp.pad(images, ((0, 0), (0, 0), (room, room), (0, 0)))
 
-    def taken(columns: Array) -> Array:
-        inside = ((columns >= 0) & (columns < width))[None, :, :, None]
-        return jnp.where(inside, jnp.take_along_axis(images, columns.clip(0, width - 1)[None, :, :, None], 2), 0)
+    def moved(row: Array, by: Array) -> Array:
+        return lax.dynamic_slice(row, (0, room - 1 - by, 0), (count, room, channels))
 
-    return (1 - share) * taken(source) + share * taken(source - 1)
+    # A slice a row: a gather of single pixels took seven times as long on CPU.
+    steps = jnp.clip(whole.astype(jnp.int32), -room, width)
+    rows = jax.vmap(moved, in_axes=(1, 0), out_axes=1)(padded, steps)
+    return (1 - share) * rows[:, :, 1:] + share * rows[:, :, :-1]
 
 
 shifted.defvjp(
