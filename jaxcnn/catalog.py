@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from types import ModuleType
+from typing import Literal, TypeAlias
 
 from jaxcnn.config import Experiment
 from jaxcnn.errors import InputError, unknown_name
+from jaxcnn.registry import execute
 from jaxcnn.study import Study
 
 Kind: TypeAlias = Literal["experiment", "study"]
@@ -56,21 +58,33 @@ def load(name: str) -> tuple[Experiment, str]:
     Raises:
       InputError: no such experiment (the message lists the nearest names), or its file does not define one.
     """
-    path, value, description = _load(name, "experiment")
+    path, module, description = _load(name, "experiment")
+    value = getattr(module, "EXPERIMENT", None)
     if not isinstance(value, Experiment):
         raise InputError(f"{path} defines EXPERIMENT as {value!r}; expected a jaxcnn.config.Experiment")
-    return value, description
+    return _with_own_network(value, path, module), description
 
 
 def load_study(name: str) -> tuple[Study, str]:
     """The study `name` and the first line of its description; arguments and errors are those of `load`."""
-    path, value, description = _load(name, "study")
+    path, module, description = _load(name, "study")
+    value = getattr(module, "STUDY", None)
     if not isinstance(value, Study):
         raise InputError(f"{path} defines STUDY as {value!r}; expected a jaxcnn.study.Study")
-    return value, description
+    quick, paper = (
+        {arm: _with_own_network(one, path, module) for arm, one in arms.items()} for arms in (value.quick, value.paper)
+    )
+    return replace(value, quick=quick, paper=paper), description
 
 
-def _load(name: str, kind: Kind) -> tuple[Path, Any, str]:
+def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) -> Experiment:
+    """The experiment with a network that its own file registers called by its full name, see `jaxcnn.models.create`."""
+    if experiment.model.name not in getattr(module, "MODELS", {}):
+        return experiment
+    return replace(experiment, model=replace(experiment.model, name=f"{path}:{experiment.model.name}"))
+
+
+def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
     known = files(kind)
     path = Path(name) if name.endswith(".py") else known.get(name)
     if path is None:
@@ -78,14 +92,5 @@ def _load(name: str, kind: Kind) -> tuple[Path, Any, str]:
     if not path.is_file():
         article = "an experiment" if kind == "experiment" else "a study"
         raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
-    spec = importlib.util.spec_from_file_location(f"jaxcnn_{kind}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    return path, getattr(module, kind.upper(), None), (module.__doc__ or "").strip().partition("\n")[0]
+    module = execute(path, kind)
+    return path, module, (module.__doc__ or "").strip().partition("\n")[0]

@@ -264,6 +264,17 @@ class ModelSpec:
     class_names: tuple[str, ...]
     precision: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def title(self) -> str:
+        """The name without the file."""
+        return split_name(self.name)[1]
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """The file that registers a network, None for one of jaxcnn's own, and its name there."""
+    file, _, own = name.rpartition(":")
+    return (file, own) if file.endswith(".py") else (None, name)
+
 
 def to_json(value: Any) -> dict[str, Any]:
     """A dataclass of this module as JSON objects, arrays and numbers."""

@@ -1,11 +1,20 @@
-"""Registries are packages: what a module lists under an agreed name is registered, with no central table."""
+"""Registries are packages: what a module lists under an agreed name is registered, with no central table.
+
+A file of a user's own registers in the same way.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from jaxcnn.errors import InputError
 
 
 def discover(package: str, attribute: str) -> dict[str, Any]:
@@ -28,6 +37,30 @@ def discover(package: str, attribute: str) -> dict[str, Any]:
             raise ValueError(f"{package} registers {sorted(twice)[0]!r} twice")
         found |= entries
     return dict(sorted(found.items()))
+
+
+def execute(file: Path, kind: str) -> ModuleType:
+    """The module in a file that belongs to no package, executed anew.
+
+    Args:
+      file: ends in .py.
+      kind: what is looked for in it, a part of the module's name.
+
+    Raises:
+      InputError: whatever the file raises.
+    """
+    spec = importlib.util.spec_from_file_location(f"jaxcnn_{kind}_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look for what their annotations name
+    try:
+        spec.loader.exec_module(module)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    return module
 
 
 def lazy_modules(package: str) -> Callable[[str], Any]:

@@ -16,7 +16,7 @@ BASE = {"errors", "config", "registry"}
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "registry": set(),
+    "registry": {"errors"},
     "allocator": set(),
     "compilation": set(),
     "study": {"errors", "config"},

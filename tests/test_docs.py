@@ -63,6 +63,8 @@ def workplace(tmp_path_factory) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'"""An experiment."""\n\n{text}')
+    own = code_of(ROOT / "docs" / "add_a_model.md")[:2]
+    (folder / "softmax.py").write_text("\n".join(['"""An own network."""\n', *own]))
     return folder
 
 

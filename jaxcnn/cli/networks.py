@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, parse_arguments, print_json
-from jaxcnn.config import DataConfig, ModelSpec, OptimizerConfig, OptimizerName, Option
+from jaxcnn.config import DataConfig, ModelSpec, OptimizerConfig, OptimizerName, Option, split_name
 from jaxcnn.errors import InputError
 
 
@@ -32,8 +32,8 @@ def summary(arguments: Sequence[str]) -> None:
             "usage: jaxcnn summary MODEL [--input H W C] [--format text|csv|markdown] [--json] [--figure FILE]\n"
             "                      [--optimizer NAME] [--batch-size N] [--model.options.NAME VALUE ...]\n\n"
             f"{summary.__doc__}\n"
-            "MODEL is a registered name or a run directory. `jaxcnn models` lists the names,\n"
-            "`jaxcnn summary MODEL --help` the options of one."
+            "MODEL is a registered name, FILE.py:NAME of a file of your own, or a run directory. `jaxcnn models`\n"
+            "lists the names, `jaxcnn summary MODEL --help` the options of one."
         )
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
@@ -78,7 +78,7 @@ def summary(arguments: Sequence[str]) -> None:
     fields = {name: getattr(chosen, name) for name in ("options", "num_classes", "precision")}
     spec = dataclasses.replace(default, input_shape=shape, **fields)
     optimizer = optimizers.create(OptimizerConfig(name=rule), total_steps=1, steps_per_epoch=1)
-    table = summaries.table(models.from_spec(spec), shape, name=spec.name, batch_size=batch_size, optimizer=optimizer)
+    table = summaries.table(models.from_spec(spec), shape, name=spec.title, batch_size=batch_size, optimizer=optimizer)
     if as_json:
         print_json(summary_formats.json(table))
     else:
@@ -194,7 +194,8 @@ def _spec(name: str) -> ModelSpec:
     """The network of a registered name, in its published form, or of a run directory."""
     from jaxcnn import models, run
 
-    if name not in models.names() and (os.sep in name or os.path.isdir(name)):
+    registered = name in models.names() or split_name(name)[0] is not None
+    if not registered and (os.sep in name or os.path.isdir(name)):
         return run.read(name)[1]
     facts, options = models.facts(name), models.options(name)
     return ModelSpec(name, options, facts.num_classes, facts.input_shape, mean=(0.0,), std=(1.0,), class_names=())

@@ -6,14 +6,14 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcnn import models
-from jaxcnn.config import ModelSpec, from_json, to_json
+from jaxcnn.config import ModelSpec, from_json, split_name, to_json
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.interop import fitting, torch_file, torch_names
 from jaxcnn.interop.files import Archive, created, doubted, opened
@@ -129,9 +129,10 @@ def read_native(path: Path, name: str | None = None) -> tuple[ModelSpec, dict[st
 def _spec(note: str, arrays: Mapping[str, np.ndarray], name: str | None) -> ModelSpec:
     """The network that a file describes, checked before anything is built as the file says."""
     spec = from_json(ModelSpec, json.loads(note), "model")
-    known = models.options(spec.name)
-    if name not in (None, spec.name):
-        raise InputError(f"is for {spec.name}; expected {name}")
+    # What a file says is not executed: it has the name alone of a network from a user's own file.
+    if split_name(spec.name)[0] is not None or (name is not None and split_name(name)[1] != spec.name):
+        raise InputError(f"is for {spec.name}; expected {name or 'a registered name'}")
+    known = models.options(name or spec.name)
     # Each width and each class is an entry of some array, and each further layer has arrays of its own.
     largest = max((n for array in arrays.values() for n in array.shape), default=0)
     _within("num_classes", spec.num_classes, 1, largest)
@@ -197,7 +198,7 @@ def write(path: str | Path, spec: ModelSpec, state: State) -> Written:
     Raises:
       InputError: the file exists, or its suffix is another.
     """
-    path, note = Path(path), json.dumps(to_json(spec))
+    path, note = Path(path), json.dumps(to_json(replace(spec, name=spec.title)))
     if path.suffix == NATIVE:
         arrays = {name: np.asarray(leaf) for name, leaf in fitting.leaves(state).items()}
         with created(path) as file:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from jaxcnn.config import ModelSpec, Option
+from jaxcnn.config import ModelSpec, Option, split_name
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.models.registration import Facts, Registration, TorchNames
-from jaxcnn.registry import discover
+from jaxcnn.registry import discover, execute
 
 _COMMON = {field.name for field in dataclasses.fields(ImageModel)}
 
@@ -22,10 +24,24 @@ def _registered() -> dict[str, Registration]:
     return discover(__name__, "MODELS")
 
 
+@cache
+def _registered_in(file: Path) -> dict[str, Registration]:
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; expected the file that defines the network")
+    found = getattr(execute(file, "models"), "MODELS", None)
+    if not isinstance(found, Mapping) or not all(isinstance(entry, Registration) for entry in found.values()):
+        raise InputError(
+            f"{file} defines MODELS as {found!r}; expected jaxcnn.models.registration.Registration by name"
+        )
+    return dict(found)
+
+
 def _find(name: str) -> Registration:
-    if name not in _registered():
-        raise unknown_name("model", name, _registered())
-    return _registered()[name]
+    file, own = split_name(name)
+    known = _registered() if file is None else _registered_in(Path(file).absolute())
+    if own not in known:
+        raise unknown_name("model" if file is None else f"model of {file}", own, known)
+    return known[own]
 
 
 def names() -> tuple[str, ...]:
@@ -71,7 +87,8 @@ def create(name: str, **fields: Any) -> ImageModel:
     """Builds a network.
 
     Args:
-      name: a registered name.
+      name: a registered name, or FILE.py:NAME where a file of one's own has registered it in its `MODELS`; the file is
+        executed.
       **fields: architecture options of that model (`options(name)`), and the fields of every `ImageModel`
         (num_classes, mean, std, dtype, axis_name).
 

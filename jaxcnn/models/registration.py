@@ -38,9 +38,9 @@ class Facts:
       year: of the paper.
       input_shape: height and width in pixels, and channels, of the published form.
       num_classes: classes of the published form.
-      parameters: trainable values, exactly.
-      multiply_adds: of the convolutions and dense layers for one image in inference, exactly.
-      accuracy: the published result and its protocol.
+      parameters: trainable values, exactly; 0 where nobody has counted them.
+      multiply_adds: of the convolutions and dense layers for one image in inference, exactly, or 0.
+      accuracy: the published result and its protocol, or "".
       published_parameters: as the paper prints them, or "" where it does not.
       published_operations: as the paper prints them, with its unit, or "" where it does not.
       preprocessing: that weights in circulation expect; papers before 2015 subtract a mean and divide by nothing.
@@ -52,9 +52,9 @@ class Facts:
     year: int
     input_shape: tuple[int, int, int]
     num_classes: int
-    parameters: int
-    multiply_adds: int
-    accuracy: str
+    parameters: int = 0
+    multiply_adds: int = 0
+    accuracy: str = ""
     published_parameters: str = ""
     published_operations: str = ""
     preprocessing: Preprocessing = Preprocessing()

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn import models
-from jaxcnn.config import Experiment, ModelSpec, from_json, to_json
+from jaxcnn.config import Experiment, ModelSpec, from_json, split_name, to_json
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import InputError
 from jaxcnn.train import cluster, optimizers, recovery, schedules, start
@@ -55,6 +55,7 @@ def located(experiment: Experiment) -> Experiment:
     def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().absolute())
 
+    file, own = split_name(experiment.model.name)
     return replace(
         experiment,
         data=replace(
@@ -62,7 +63,11 @@ def located(experiment: Experiment) -> Experiment:
             directory=absolute(experiment.data.directory),
             extra_class=absolute(experiment.data.extra_class),
         ),
-        model=replace(experiment.model, weights=absolute(experiment.model.weights)),
+        model=replace(
+            experiment.model,
+            name=own if file is None else f"{absolute(file)}:{own}",
+            weights=absolute(experiment.model.weights),
+        ),
     )
 
 

@@ -65,7 +65,7 @@ def _summary(runs: dict[str, Opened]) -> dict[str, Any]:
     rows = [
         {
             "title": title,
-            "model": one.network.spec.name,
+            "model": one.network.spec.title,
             "accuracy": accuracy.of_run(one),
             "totals": one.costs.totals,
             "seconds": sum(one.seconds.values()),

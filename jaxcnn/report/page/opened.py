@@ -103,7 +103,7 @@ class Opened:
     def costs(self) -> summary.Table:
         """The network's table."""
         spec = self.network.spec
-        return summary.table(self.network.model, spec.input_shape, name=spec.name)
+        return summary.table(self.network.model, spec.input_shape, name=spec.title)
 
     def require_small(self, command: str) -> None:
         """Refuses a network for which the page would have to be waited for.

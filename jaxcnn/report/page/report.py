@@ -97,7 +97,7 @@ def _page(opened: Opened) -> Page:
     data, spec = opened.experiment.data, opened.network.spec
     height, width, channels = spec.input_shape
     about = (
-        f"{spec.name} on {data.dataset}: {spec.num_classes} classes of {height}×{width} "  # noqa: RUF001
+        f"{spec.title} on {data.dataset}: {spec.num_classes} classes of {height}×{width} "  # noqa: RUF001
         f"{'grey' if channels == 1 else 'colour'} images, experiment {opened.experiment.name}"
     )
     return Page(opened.title, "Run", about, parts, left_out)
