@@ -64,6 +64,14 @@ def table():
     return compare(MODEL, STATE, IMAGES, OWN, key=KEY)
 
 
+def test_blurring_goes_back_through_the_pictures_that_insertion_of_the_least_important_comes_by():
+    heat, classes = jax.random.normal(jax.random.key(3), IMAGES.shape[:3]), np.arange(COUNT) % 2
+    asked = (MODEL, STATE, IMAGES)
+    there = metrics.insertion(*asked, -heat, classes, key=KEY, sigma=5.0)
+    given = comparison.Explanation(BASELINES[RANDOM], heat, *asked, classes, KEY, COUNT, False, 1)
+    np.testing.assert_allclose(MEASURES["blurring"].function(given), there.area, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_every_measure_has_every_method_and_the_random_map(table):
     assert [(row.measure, row.method) for row in table] == [
@@ -283,7 +291,7 @@ def test_one_image_is_refused_and_a_row_that_is_not_there(table):
 
 @pytest.mark.slow
 def test_on_photographs_gradient_methods_beat_both_random_maps(real_data):
-    """By squares: sharp pixels scattered over a blurred photograph show less than the patches of a smooth random map."""
+    """By squares: sharp pixels scattered over a blurred photograph show less than patches of a smooth random map."""
     model, state = jaxcnn.load("squeezenet1_0", weights=real_data / "weights/squeezenet1_0_imagenet.pth")
     images = []
     for file in sorted((real_data / "imagenet_samples").iterdir()):

@@ -412,7 +412,10 @@ def test_they_work_inside_jit():
         (metrics.deletion, HEAT, {"steps": 0}, "steps is 0; expected at least 1"),
         (metrics.deletion, HEAT, {"value": 2.0}, r"from 2 to 2; expected values in \[0, 1\]"),
         (metrics.deletion, HEAT, {"targets": 3}, r"targets hold class 3; expected classes in \[0, 3\)"),
-        (metrics.insertion, HEAT, {"sigma": 0.0}, "sigma is 0.0; expected a positive number"),
+        *(
+            (metrics.insertion, HEAT, {"sigma": sigma}, f"sigma is {sigma}; expected a positive number of pixels")
+            for sigma in (0.0, -1.0, float("inf"), float("nan"))
+        ),
         (metrics.insertion, HEAT, {"chunk": 0}, "chunk is 0; expected at least 1"),
         (road, HEAT, {"shares": (0.5, 1.0)}, r"shares are \(0.5, 1.0\).*expected shares in \(0, 1\)"),
         (road, HEAT, {"shares": ()}, r"shares are \(\)"),

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis import attribution, metrics
 from jaxcnn.analysis.attribution import Method, Targets, ask
-from jaxcnn.analysis.blurring import blurring
 from jaxcnn.analysis.road import road
 from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.state import State
@@ -143,7 +142,10 @@ MEASURES = {
         metrics.insertion,
     ),
     "blurring": Measure(
-        lambda e: blurring(*e.asked, e.heat, e.targets, **e.exchanged).area, False, "Sturmfels et al. 2020", blurring
+        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged, value=metrics.blurred(e.images)).area,
+        False,
+        "Sturmfels et al. 2020",
+        partial(metrics.deletion, value=f"the images, blurred with sigma {metrics.BLUR:g}"),
     ),
     "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022", road),
     "infidelity": Measure(

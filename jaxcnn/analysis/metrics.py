@@ -27,6 +27,9 @@ from jaxcnn.analysis.compiled import compiled
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.state import State
 
+BLUR = 5.0
+"""Standard deviation in pixels of the Gaussian that blurs, as published for insertion."""
+
 
 class Curve(NamedTuple):
     """What becomes of the probability of a class as pixels are exchanged.
@@ -76,7 +79,9 @@ def deletion(
         each, as published, or a row's worth of squares. With far fewer, the class is gone after the first step for
         whatever map.
       region: side in pixels of the squares that are overwritten as a whole, by their mean heat; see `by_region`.
-      value: what is written, in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images.
+      value: what is written, in [0, 1]: a number (0 is black), a colour [C], an image [H, W, C], or images. `blurred`
+        ones take detail away and put nothing in its place, where black squares that are scattered over a photograph
+        disturb a network more than the loss of what it looks at.
 
     Raises:
       InputError: images, targets or chunk are not as expected; the heat has another shape or is not finite; or steps
@@ -100,7 +105,7 @@ def insertion(
     chunk: int | None = None,
     steps: int | None = None,
     region: int = 1,
-    sigma: float = 5.0,
+    sigma: float = BLUR,
 ) -> Curve:
     """The probability of the class as pixels of a blurred picture become sharp, the most important ones first.
 
@@ -123,8 +128,6 @@ def insertion(
 
     Reference: Petsiuk et al. 2018, section 4.3.
     """
-    if not 0 < sigma < math.inf:
-        raise InputError(f"sigma is {sigma}; expected a positive number of pixels")
     question = ask(model, state, images, targets, key=key, chunk=chunk, output="probability").resolved()
     return _exchange(question, heat, blurred(question.images, sigma), question.images, steps, region)
 
@@ -307,13 +310,18 @@ def ranks(heat: Float[Array, "n h w"], keys: Key[Array, " n"], region: int = 1) 
     return jnp.argsort(order, axis=1).reshape(heat.shape)
 
 
-def blurred(images: Float[Array, "n h w c"], sigma: float) -> Float[Array, "n h w c"]:
+def blurred(images: Float[Array, "n h w c"], sigma: float = BLUR) -> Float[Array, "n h w c"]:
     """The images under a Gaussian; at the border, the mean of what is inside.
 
     Args:
       images: to blur.
       sigma: standard deviation in pixels, positive.
+
+    Raises:
+      InputError: sigma is not positive.
     """
+    if not 0 < sigma < math.inf:
+        raise InputError(f"sigma is {sigma}; expected a positive number of pixels")
 
     def weights(size: int) -> Array:
         distance = np.subtract.outer(np.arange(size), np.arange(size))
