@@ -7,7 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import invoke, kept
 from PIL import Image
 
 import jaxcnn
@@ -42,12 +42,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def results(path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
-
-
 def subject(run, count):
     indices = np.linspace(0, 358, count).round().astype(int)
     images, labels = open_split(DataConfig("digits"), "test", 0).read(indices)
@@ -63,7 +57,7 @@ def test_what_each_attack_does_is_kept_with_all_that_made_it(capsys, run, here):
     assert printed["output"] == "attack-digits"
     assert printed["files"] == ["attack.npz", *names]
     assert sorted(path.name for path in (here / "attack-digits").iterdir()) == sorted(printed["files"])
-    arrays, about = results(here / "attack-digits" / "attack.npz")
+    arrays, about = kept(here / "attack-digits" / "attack.npz")
     assert (about["command"], about["methods"], about["seed"]) == ("attack", ["pgd", "deepfool"], 3)
     assert about["images"]["origin"] == "images of the test split of digits"
 
@@ -100,7 +94,7 @@ def test_a_target_is_reached_and_told(capsys, run, here):
         "o",
     )
     assert status == 0
-    arrays, about = results(here / "o" / "attack.npz")
+    arrays, about = kept(here / "o" / "attack.npz")
     assert about["targets"] == [3] * 6
     np.testing.assert_array_equal(arrays["bim_success"], arrays["bim_classes"] == 3)
     share = (arrays["bim_success"] | (arrays["predicted"] == 3)).mean()
@@ -124,7 +118,7 @@ def test_photographs_without_labels_are_what_the_network_takes_them_for(capsys, 
     assert status == 0
     assert "2 images, not attacked: accuracy 100.0%" in out
     assert "DeepFool: half are fooled at a distance of" in out
-    arrays, about = results(here / "attack-mlp" / "attack.npz")
+    arrays, about = kept(here / "attack-mlp" / "attack.npz")
     assert not about["labelled"]
     np.testing.assert_array_equal(arrays["labels"], arrays["predicted"])
     assert len(arrays["files"]) == 2

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import digits, invoke, kept, random_weights
 
 import jaxcnn
 from jaxcnn import models
@@ -17,7 +16,6 @@ from jaxcnn.analysis import gradients, loss_surface
 from jaxcnn.analysis.dead_units import dead_units
 from jaxcnn.analysis.effective_receptive_field import effective_receptive_field
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, OptimizerConfig, TrainingConfig
-from jaxcnn.data import open_split
 from jaxcnn.interop import weights
 from jaxcnn.train.loop import train
 
@@ -28,26 +26,13 @@ KEY = jax.random.key(0)
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A random network in a file of weights."""
-    path = tmp_path_factory.mktemp("weights") / "mlp.npz"
-    weights.write(path, MLP, states.create(models.from_spec(MLP), KEY, MLP.input_shape))
-    return str(path)
+    return random_weights(tmp_path_factory.mktemp("weights"), MLP)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def kept(path: Path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
-
-
-def digits(indices):
-    images, labels = open_split(DataConfig("digits"), "test", 0).read(indices)
-    return images.astype(np.float32) / 255, labels
 
 
 def test_gradients_by_layer_are_those_of_the_function(capsys, file, here):

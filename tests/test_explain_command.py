@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import invoke, kept
 from PIL import Image
 
 import jaxcnn
@@ -68,12 +68,6 @@ def folder(tmp_path_factory):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def kept(path: Path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
 
 
 # ---- filters

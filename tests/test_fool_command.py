@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import invoke, kept, random_weights
 
 import jaxcnn
-from jaxcnn import models
-from jaxcnn import state as states
 from jaxcnn.analysis import evolution, fooling
 from jaxcnn.config import ModelSpec
-from jaxcnn.interop import weights
 from jaxcnn.report import climbing, evolving, unfinished
 
 
@@ -23,21 +19,13 @@ from jaxcnn.report import climbing, evolving, unfinished
 def file(tmp_path_factory):
     """A random small network in a file of weights."""
     spec = ModelSpec("mlp", {"width": 16, "depth": 2}, 10, (8, 8, 1), (0.3,), (0.4,), ())
-    path = tmp_path_factory.mktemp("weights") / "mlp.npz"
-    weights.write(path, spec, states.create(models.from_spec(spec), jax.random.key(0), spec.input_shape))
-    return str(path)
+    return random_weights(tmp_path_factory.mktemp("weights"), spec)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def kept(path: Path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
 
 
 def test_ascent_is_printed_and_kept(capsys, file, here):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import digits, invoke, kept, random_weights
 
 import jaxcnn
 from jaxcnn import models
 from jaxcnn import state as states
 from jaxcnn.analysis import gradients, lesion
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
-from jaxcnn.data import open_split
 from jaxcnn.interop import weights
 from jaxcnn.report import beside
 from jaxcnn.report.subject import Network
@@ -42,26 +40,13 @@ def runs(tmp_path_factory):
 def file(tmp_path_factory):
     """A random residual network in a file of weights."""
     spec = ModelSpec("cifar_resnet8", {}, 10, (8, 8, 1), (0.3,), (0.4,), ())
-    path = tmp_path_factory.mktemp("weights") / "resnet.npz"
-    weights.write(path, spec, states.create(models.from_spec(spec), jax.random.key(0), spec.input_shape))
-    return str(path)
+    return random_weights(tmp_path_factory.mktemp("weights"), spec)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def kept(path: Path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
-
-
-def digits(indices):
-    images, labels = open_split(DataConfig("digits"), "test", 0).read(indices)
-    return images.astype(np.float32) / 255, labels
 
 
 def test_each_block_is_deleted_by_itself(capsys, runs, here):

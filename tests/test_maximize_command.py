@@ -12,14 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import invoke
+from commands import invoke, kept, random_weights
 
 import jaxcnn
-from jaxcnn import models
-from jaxcnn import state as states
 from jaxcnn.analysis import maximize as analysis
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
-from jaxcnn.interop import weights
 from jaxcnn.report import maximize as report
 from jaxcnn.report.page.opened import open_run
 from jaxcnn.report.page.sections import maximised
@@ -43,21 +40,13 @@ def run(tmp_path_factory):
 def file(tmp_path_factory):
     """A random network for colour images, of 12 classes, in a file of weights."""
     spec = ModelSpec("mlp", {"width": 8, "depth": 2}, 12, (6, 6, 3), (0.3,), (0.4,), ())
-    path = tmp_path_factory.mktemp("weights") / "mlp.npz"
-    weights.write(path, spec, states.create(models.from_spec(spec), jax.random.key(0), spec.input_shape))
-    return str(path)
+    return random_weights(tmp_path_factory.mktemp("weights"), spec)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def kept(path: Path):
-    with np.load(path) as arrays:
-        found = dict(arrays)
-    return found, json.loads(str(found.pop("about")))
 
 
 def test_every_class_is_sought_and_drawn(capsys, run, here):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import invoke
+from commands import invoke, kept
 from PIL import Image
 
 import jaxcnn
@@ -68,12 +68,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def results(path: Path):
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(str(arrays.pop("about")))
-
-
 def digits(run):
     images = open_split(DataConfig("digits"), "test", 0).read(range(359))[0].astype(np.float32) / 255
     model, state = jaxcnn.load(run)
@@ -102,7 +96,7 @@ def test_each_method_s_maps_are_kept_with_all_that_made_them(capsys, run, here):
         [image["probability"] for image in printed["images"]], jax.nn.softmax(logits).max(-1), rtol=1e-5
     )
     for name in QUICK:
-        arrays, about = results(here / "saliency-digits" / name / f"{name}.npz")
+        arrays, about = kept(here / "saliency-digits" / name / f"{name}.npz")
         np.testing.assert_array_equal(arrays["indices"], indices)
         np.testing.assert_array_equal(arrays["targets"], logits.argmax(-1))
         expected = attribution.method(name).function(model, state, images[indices], key=jax.random.key(5))
@@ -111,7 +105,7 @@ def test_each_method_s_maps_are_kept_with_all_that_made_them(capsys, run, here):
         assert (about["method"], about["seed"], about["network"], about["step"]) == (name, 5, run, int(state.step))
         assert about["images"]["origin"] == "images of the test split of digits"
         assert about["environment"]["jax"] == jax.__version__
-    np.testing.assert_array_equal(results(here / "saliency-digits/sheets/images.npz")[0]["images"], images[indices])
+    np.testing.assert_array_equal(kept(here / "saliency-digits/sheets/images.npz")[0]["images"], images[indices])
 
 
 def test_the_options_of_every_method_can_be_kept():
@@ -167,7 +161,7 @@ def test_targets_go_by_name_or_number(capsys, network, folder, here):
         (0, "class 0"),
     ]
     assert [Path(image["file"]).name for image in printed["images"]] == ["a.png", "b.png", "c.png"]
-    arrays, about = results(here / "each" / "gradient" / "gradient.npz")
+    arrays, about = kept(here / "each" / "gradient" / "gradient.npz")
     assert arrays["targets"].tolist() == [7, 2, 0]
     assert about["classes"] == ["class 7", "class 2", "class 0"]
     assert [Path(file).name for file in arrays["files"]] == ["a.png", "b.png", "c.png"]
@@ -182,7 +176,7 @@ def test_many_images_make_several_figures(capsys, run, here):
     files = json.loads(out)["files"]
     assert files["gradient"][1::2] == ["gradient/gradient-1.pdf", "gradient/gradient-2.pdf"]
     assert files["sheets"][1::2] == ["sheets/sheet-1.pdf", "sheets/sheet-2.pdf"]
-    arrays, _ = results(here / "saliency-digits" / "gradient" / "gradient.npz")
+    arrays, _ = kept(here / "saliency-digits" / "gradient" / "gradient.npz")
     assert arrays["maps"].shape == (10, 8, 8)
 
 
@@ -196,7 +190,7 @@ def test_occlusion_keeps_what_it_draws(capsys, run, here):
     assert (status, err) == (0, "")
     printed = json.loads(out)
     assert printed["files"] == ["occlusion.npz"] + [f"occlusion-{i}.{end}" for i in (1, 2) for end in ("pdf", "png")]
-    arrays, about = results(here / "occlusion-digits" / "occlusion.npz")
+    arrays, about = kept(here / "occlusion-digits" / "occlusion.npz")
     model, state, images = digits(run)
     expected = occlusion_grid(model, state, images[arrays["indices"]], 3, patch=3, stride=2)
     np.testing.assert_allclose(arrays["grid_probabilities"], expected.probabilities, rtol=1e-5, atol=1e-7)
@@ -219,7 +213,7 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     assert (status, err) == (0, "")
     printed = json.loads(out)
     model, state, images = digits(run)
-    arrays, about = results(here / "trust-digits" / "trust.npz")
+    arrays, about = kept(here / "trust-digits" / "trust.npz")
     chosen = images[arrays["indices"]]
     expected = comparison.compare(
         model, state, chosen, QUICK, key=jax.random.key(3), measures=("deletion", "insertion")
@@ -247,7 +241,7 @@ def test_methods_are_compared_beside_random_maps(capsys, run, here):
     status, out, _ = invoke(capsys, *arguments, "--magnitudes", "--region", "3", "--output", "again")
     assert status == 0
     assert "trust.md" in out
-    _, about = results(here / "again" / "trust.npz")
+    _, about = kept(here / "again" / "trust.npz")
     assert about["magnitudes"]
     squares = comparison.compare(
         *(model, state, chosen, QUICK), key=jax.random.key(3), measures=["insertion"], magnitudes=True, region=3
@@ -262,7 +256,7 @@ def test_the_network_may_be_drawn_anew(capsys, run, here):
     status, out, _ = invoke(capsys, *arguments)
     assert status == 0
     assert {"cascade.png", "similarity.png"} <= set(json.loads(out)["files"])
-    arrays, about = results(here / "trust-digits" / "trust.npz")
+    arrays, about = kept(here / "trust-digits" / "trust.npz")
     assert about["similarities"] == ["spearman_absolute", "ssim", "hog"]
     assert arrays["layers"][0] == "head"
     assert arrays["similarities"].shape == (1, 3, len(arrays["layers"]), 3)  # methods, measures, layers, images

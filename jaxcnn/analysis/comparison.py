@@ -127,26 +127,21 @@ class Measure:
 
 
 _infidelity = partial(metrics.infidelity, normalize=True)
+_BLURRED: Any = f"the images, blurred with sigma {metrics.BLUR:g}"
+
+
+def _area(function: Callable[..., metrics.Curve]) -> Callable[[Explanation], Array]:
+    return lambda e: function(*e.asked, e.heat, e.targets, **e.exchanged).area
+
+
+def _blurring(explanation: Explanation) -> Array:
+    return _area(partial(metrics.deletion, value=metrics.blurred(explanation.images)))(explanation)
+
 
 MEASURES = {
-    "deletion": Measure(
-        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged).area,
-        False,
-        "Petsiuk et al. 2018",
-        metrics.deletion,
-    ),
-    "insertion": Measure(
-        lambda e: metrics.insertion(*e.asked, e.heat, e.targets, **e.exchanged).area,
-        True,
-        "Petsiuk et al. 2018",
-        metrics.insertion,
-    ),
-    "blurring": Measure(
-        lambda e: metrics.deletion(*e.asked, e.heat, e.targets, **e.exchanged, value=metrics.blurred(e.images)).area,
-        False,
-        "Sturmfels et al. 2020",
-        partial(metrics.deletion, value=f"the images, blurred with sigma {metrics.BLUR:g}"),
-    ),
+    "deletion": Measure(_area(metrics.deletion), False, "Petsiuk et al. 2018", metrics.deletion),
+    "insertion": Measure(_area(metrics.insertion), True, "Petsiuk et al. 2018", metrics.insertion),
+    "blurring": Measure(_blurring, False, "Sturmfels et al. 2020", partial(metrics.deletion, value=_BLURRED)),
     "road": Measure(lambda e: road(*e.asked, e.heat, e.targets, **e.exchanged).gap, True, "Rong et al. 2022", road),
     "infidelity": Measure(
         lambda e: _infidelity(*e.asked, e.maps, e.targets, key=e.key, chunk=e.chunk),

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxcnn.cli.subject import Asked
-from jaxcnn.cli.terminal import Json, parse_arguments, print_json
+from jaxcnn.cli.subject import Asked, print_networks
+from jaxcnn.cli.terminal import Json, parse_arguments
 
 
 def dynamics(arguments: Sequence[str]) -> None:
@@ -47,18 +47,8 @@ def dynamics(arguments: Sequence[str]) -> None:
         return chosen, beside, json, fields | {"limit": limit, "seed": seed, "output": output}
 
     chosen, beside, as_json, fields = parse_arguments(parse, "dynamics", arguments)
-    from jaxcnn.report.beside import names
     from jaxcnn.report.dynamics import draw_dynamics, in_words, values
     from jaxcnn.report.subject import open_network
 
     seen = draw_dynamics(chosen.open_subject(), beside=[open_network(name) for name in beside], **fields)
-    if as_json:
-        networks = [{"network": network.name, **values(result)} for network, result in seen.networks]
-        files = [path.name for path in seen.files]
-        print_json({"output": str(seen.folder), "files": files, "examples": seen.examples, "networks": networks})
-        return
-    for name, (_, result) in zip(names([network for network, _ in seen.networks]), seen.networks, strict=True):
-        for line in in_words(result):
-            print(f"{name}: {line}")
-    for path in seen.files:
-        print(f"  {path}")
+    print_networks(seen, values, in_words, as_json=as_json)

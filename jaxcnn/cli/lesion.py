@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxcnn.cli.subject import Asked
-from jaxcnn.cli.terminal import Json, parse_arguments, print_json
+from jaxcnn.cli.subject import Asked, print_networks
+from jaxcnn.cli.terminal import Json, parse_arguments
 
 
 def lesion(arguments: Sequence[str]) -> None:
@@ -42,7 +42,6 @@ def lesion(arguments: Sequence[str]) -> None:
         return chosen, kind, counts, repeats, beside, limit, seed, output, json
 
     chosen, kind, counts, repeats, beside, limit, seed, output, as_json = parse_arguments(parse, "lesion", arguments)
-    from jaxcnn.report.beside import names
     from jaxcnn.report.lesion import draw_lesion, in_words, values
     from jaxcnn.report.subject import open_network
 
@@ -56,13 +55,4 @@ def lesion(arguments: Sequence[str]) -> None:
         seed=seed,
         output=output,
     )
-    if as_json:
-        networks = [{"network": network.name, **values(result)} for network, result in drawn.networks]
-        files = [path.name for path in drawn.files]
-        print_json({"output": str(drawn.folder), "files": files, "examples": drawn.examples, "networks": networks})
-        return
-    for name, (_, result) in zip(names([network for network, _ in drawn.networks]), drawn.networks, strict=True):
-        for line in in_words(result):
-            print(f"{name}: {line}")
-    for path in drawn.files:
-        print(f"  {path}")
+    print_networks(drawn, values, in_words, as_json=as_json)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from jaxcnn.cli.terminal import NOWHERE_ELSE, Location
+from jaxcnn.cli.terminal import NOWHERE_ELSE, Location, print_json
 
 if TYPE_CHECKING:
+    from jaxcnn.report.beside import Measured
     from jaxcnn.report.subject import Network, Subject
 
 
@@ -58,3 +60,28 @@ class Asked(Trained):
             image_size=self.image_size,
             data_directory=self.data.directory,
         )
+
+
+def print_networks(
+    measured: Measured,
+    values: Callable[[Any], dict[str, Any]],
+    in_words: Callable[[Any], list[str]],
+    *,
+    as_json: bool,
+) -> None:
+    """Prints what was measured of networks, by `values` as JSON or `in_words`, and what was written."""
+    from jaxcnn.report.beside import names
+
+    if as_json:
+        networks = [{"network": network.name, **values(result)} for network, result in measured.networks]
+        files = [path.name for path in measured.files]
+        print_json(
+            {"output": str(measured.folder), "files": files, "examples": measured.examples, "networks": networks}
+        )
+        return
+    called = names([network for network, _ in measured.networks])
+    for name, (_, result) in zip(called, measured.networks, strict=True):
+        for line in in_words(result):
+            print(f"{name}: {line}")
+    for path in measured.files:
+        print(f"  {path}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -15,16 +16,35 @@ from jaxtyping import Float, Int
 
 from jaxcnn import models
 from jaxcnn.errors import InputError
+from jaxcnn.report import results
 from jaxcnn.report.subject import BATCH, Network, Subject
 
 _T = TypeVar("_T")
 _Architecture: TypeAlias = tuple[str, tuple[tuple[str, Any], ...]]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some networks, and drawn.
+
+    Attributes:
+      folder: what was written.
+      files: in it.
+      examples: images that the networks were asked about.
+      networks: the networks with what was measured of each.
+    """
+
+    folder: Path
+    files: list[Path]
+    examples: int
+    networks: list[tuple[Network, Any]]
+
+
 class Batches:
     """Images with their labels, read anew each time.
 
     Attributes:
+      subject: whose they are.
       indices: of the images in their split.
     """
 
@@ -37,7 +57,7 @@ class Batches:
         if limit < 1:
             raise InputError(f"limit is {limit}; expected at least 1 image")
         total = len(subject.source)
-        self._subject = subject
+        self.subject = subject
         self.indices = np.linspace(0, total - 1, min(limit, total)).round().astype(np.int64)
 
     def __len__(self) -> int:
@@ -45,13 +65,45 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]]:
         for start in range(0, len(self.indices), BATCH):
-            images, labels = self._subject.source.read(self.indices[start : start + BATCH])
+            images, labels = self.subject.source.read(self.indices[start : start + BATCH])
             yield images.astype(np.float32) / 255, labels
 
     def whole(self) -> tuple[Float[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
         """All at once."""
         images, labels = zip(*self, strict=True)
         return np.concatenate(images), np.concatenate(labels)
+
+
+def write(
+    folder: Path,
+    batches: Batches,
+    found: list[tuple[Network, Any]],
+    arrays: Callable[[Any], Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+    figures: Mapping[str, Any],
+) -> Measured:
+    """Writes what was measured, the arrays of network number N of those beside each other as NAME_N.
+
+    Args:
+      folder: from `results.new_folder`.
+      batches: what the networks were asked about.
+      found: the networks, the subject's first, with what was measured of each.
+      arrays: of what was measured of one.
+      about: JSON values, to which the networks and the images are added; "command" names the file of arrays.
+      figures: by the names of their files.
+
+    Raises:
+      InputError: the folder has appeared meanwhile.
+      RunError: it cannot be written.
+    """
+    kept: dict[str, np.ndarray] = {"indices": batches.indices}
+    for number, (_, result) in enumerate(found):
+        kept |= {f"{name}_{number}": value for name, value in arrays(result).items()}
+    others = [network.about() for network, _ in found[1:]]
+    files = results.write(
+        folder, about["command"], kept, {**about, "beside": others, **batches.subject.about()}, figures
+    )
+    return Measured(folder, files, len(batches), found)
 
 
 def require_images(subject: Subject, networks: Sequence[Network], *, labelled: bool) -> None:
@@ -106,8 +158,8 @@ def by_architecture(found: Sequence[tuple[Network, _T]]) -> dict[str, list[_T]]:
     groups: dict[_Architecture, list[_T]] = {}
     for network, result in found:
         options = models.options(network.spec.name) | dict(network.spec.options)  # older runs lack newer options
-        groups.setdefault((network.spec.name, tuple(sorted(options.items()))), []).append(result)
-    return {_title(one, list(groups)): results for one, results in groups.items()}
+        groups.setdefault((network.spec.title, tuple(sorted(options.items()))), []).append(result)
+    return {_title(one, list(groups)): group for one, group in groups.items()}
 
 
 def _title(one: _Architecture, all_of_them: Sequence[_Architecture]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -20,7 +19,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import dynamics as figures
 from jaxcnn.report import results
-from jaxcnn.report.beside import Batches, by_architecture, names, require_images
+from jaxcnn.report.beside import Batches, Measured, by_architecture, names, require_images, write
 from jaxcnn.report.subject import Network, Subject
 from jaxcnn.train import recovery
 
@@ -62,23 +61,6 @@ class Fields(NamedTuple):
 Result: TypeAlias = gradients.Flow | Dead | Slices | Plane | Fields
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The dynamics of some networks, measured and drawn.
-
-    Attributes:
-      folder: what was written.
-      files: in it.
-      examples: images that the networks were asked about.
-      networks: the networks with what was measured of each.
-    """
-
-    folder: Path
-    files: list[Path]
-    examples: int
-    networks: list[tuple[Network, Result]]
-
-
 def draw_dynamics(
     subject: Subject,
     *,
@@ -91,7 +73,7 @@ def draw_dynamics(
     limit: int | None = None,
     seed: int = 0,
     output: str | Path | None = None,
-) -> Seen:
+) -> Measured:
     """Measures one side of a network's dynamics, and draws it beside that of others on the same images.
 
     Args:
@@ -128,9 +110,6 @@ def draw_dynamics(
     steps = np.linspace(-span, span, points)
     measure = _measures(tuple(layers), directions, steps, jax.random.key(seed))[kind]
     found = [(network, measure(network, batches)) for network in networks]
-    arrays: dict[str, np.ndarray] = {"indices": batches.indices}
-    for number, (_, result) in enumerate(found):
-        arrays |= {f"{name}_{number}": value for name, value in _arrays(result).items()}
     about = {
         "command": "dynamics",
         "kind": kind,
@@ -140,11 +119,8 @@ def draw_dynamics(
         "points": points,
         "limit": limit,
         "seed": seed,
-        "beside": [network.about() for network in beside],
-        **subject.about(),
     }
-    drawn = _figures(kind, found)
-    return Seen(folder, results.write(folder, "dynamics", arrays, about, drawn), len(batches), found)
+    return write(folder, batches, found, _arrays, about, _figures(kind, found))
 
 
 def values(result: Result) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +15,7 @@ from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
 from jaxcnn.figures import lesion as figures
 from jaxcnn.report import results
-from jaxcnn.report.beside import Batches, by_architecture, require_images
+from jaxcnn.report.beside import Batches, Measured, by_architecture, require_images, write
 from jaxcnn.report.subject import Network, Subject
 from jaxcnn.train.study_results import interval
 
@@ -31,23 +30,6 @@ MOST = 10
 """Blocks deleted or swaps made at most, where no numbers are given."""
 
 
-@dataclass(frozen=True)
-class Lesioned:
-    """Lesions of some networks, measured and drawn.
-
-    Attributes:
-      folder: what was written.
-      files: in it.
-      examples: images that were classified.
-      networks: the networks with what was measured of each.
-    """
-
-    folder: Path
-    files: list[Path]
-    examples: int
-    networks: list[tuple[Network, Result]]
-
-
 def draw_lesion(
     subject: Subject,
     *,
@@ -58,7 +40,7 @@ def draw_lesion(
     limit: int | None = None,
     seed: int = 0,
     output: str | Path | None = None,
-) -> Lesioned:
+) -> Measured:
     """Measures lesions of a network, and draws them beside those of others on the same images.
 
     Args:
@@ -87,12 +69,6 @@ def draw_lesion(
     measure = _measure(kind, tuple(counts), repeats, jax.random.key(seed))
     found = [(network, measure(network, batches)) for network in networks]
     said = f"{len(batches):,} {subject.origin}"
-    arrays: dict[str, np.ndarray] = {"indices": batches.indices}
-    for number, (_, result) in enumerate(found):
-        arrays |= {
-            f"{name}_{number}": np.asarray(value) for name, value in result._asdict().items() if name != "blocks"
-        }
-        arrays[f"blocks_{number}"] = np.array([block.name for block in result.blocks])
     about = {
         "command": "lesion",
         "kind": kind,
@@ -100,11 +76,14 @@ def draw_lesion(
         "repeats": repeats,
         "limit": limit,
         "seed": seed,
-        "beside": [network.about() for network in beside],
-        **subject.about(),
     }
     drawn = {kind: _figure(kind, by_architecture(found), said, 1 - 1 / len(subject.source.class_names))}
-    return Lesioned(folder, results.write(folder, "lesion", arrays, about, drawn), len(batches), found)
+    return write(folder, batches, found, _arrays, about, drawn)
+
+
+def _arrays(result: Result) -> dict[str, np.ndarray]:
+    arrays = {name: np.asarray(value) for name, value in result._asdict().items() if name != "blocks"}
+    return arrays | {"blocks": np.array([block.name for block in result.blocks])}
 
 
 def values(result: Result) -> dict[str, Any]:
