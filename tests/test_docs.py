@@ -137,6 +137,24 @@ def test_the_reference_lists_every_public_module():
     assert len(site.modules()) == len(set(site.modules()))
 
 
+def test_a_page_breaks_no_flag_and_leads_from_a_figure_to_itself_at_one_scale():
+    site = hooks()
+    from mkdocs.structure.files import File, Files
+
+    picture = File("lesion.png", str(ROOT / "docs"), "site", use_directory_urls=False)
+    html = '<p><img alt="a" src="lesion.png"> <code>train --run a-b</code></p><td><code>a.b_c::d_e</code></td>'
+    html += '<div class="language-python"><code>x --y</code></div><pre><code>--z\n</code></pre>'
+    shown = site.on_page_content(html, None, None, Files([picture]))
+    assert '<a class="figure" href="lesion.png"><img style="--share: 100%" alt="a" src="lesion.png"></a>' in shown
+    assert '<code>train <span class="flag">--run</span> a-b</code>' in shown
+    assert "a.b_<wbr>c::<wbr>d_<wbr>e" in shown
+    assert "<code>--z\n</code>" in shown
+    command = "train a \\\n  --run b"
+    page = type("Page", (), {"parent": None, "meta": {}})
+    assert site.on_page_markdown(command, page, None, Files([])) == "train a --run b"
+    assert page.meta == {"hide": ["navigation"]}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_link_and_picture_of_a_page_is_there(page):
     made = {"reference.md", "command_line.md"}

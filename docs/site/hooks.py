@@ -6,10 +6,12 @@ import contextlib
 import io
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "jaxcnn"
@@ -17,6 +19,11 @@ BESIDE = {"../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changelog
 """What lies beside docs/ in the repository, and within the site."""
 NOT_A_LIBRARY = ("jaxcnn.__main__", "jaxcnn.cli")
 """What is run and not imported; the page of the command line says what it does."""
+TEXT_WIDTH = 6.9  # inches, of a figure that fills the column
+WIDTH = 80  # characters, of the command line's help
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*(?![^<]*>)")
+JOINT = re.compile(r"(?<=[a-z0-9])(?:_|::)(?=[a-z0-9])(?![^<]*>)")
+"""Of the words of a name: outside of tags."""
 
 
 def modules() -> list[str]:
@@ -68,10 +75,34 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Leads links to what lies beside docs/ to where the site has it."""
+    """Leads links to what lies beside docs/ to where the site has it, and writes a command as one line."""
+    if page.parent is None:  # nothing beside it to be navigated to
+        page.meta.setdefault("hide", []).append("navigation")
     for there, here in BESIDE.items():
         markdown = markdown.replace(f"]({there}", f"]({here}")
-    return markdown
+    return re.sub(r" \\\n +(?=--)", " ", markdown)  # the page wraps commands as its width asks
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Shows figures at one scale, each leading to itself in full, and breaks commands and names between their words."""
+    html = re.sub(r"<img [^>]*>", lambda found: _figure(found[0], files), html)
+    commands = r'<div class="language-bash.*?</div>|<code>[^\n]*?</code>'
+    whole = r'<span class="flag">\g<0></span>'
+    html = re.sub(commands, lambda found: FLAG.sub(whole, found[0]), html, flags=re.DOTALL)
+    in_a_table = r"<td[^>]*>.*?</td>"
+    return re.sub(in_a_table, lambda found: JOINT.sub(r"\g<0><wbr>", found[0]), html, flags=re.DOTALL)
+
+
+def _figure(tag: str, files: Files) -> str:
+    found = re.search(r'src="([^"]+)"', tag)
+    file = files.get_file_from_path(found[1]) if found else None
+    if file is None or file.abs_src_path is None:
+        return tag
+    if "width=" not in tag:
+        with Image.open(file.abs_src_path) as image:
+            inches = image.width / image.info.get("dpi", (200, 200))[0]
+        tag = tag.replace("<img ", f'<img style="--share: {min(inches / TEXT_WIDTH, 1):.0%}" ')
+    return f'<a class="figure" href="{file.url}">{tag}</a>'
 
 
 def _page(name: str) -> str:
@@ -94,7 +125,7 @@ def _summary(name: str) -> str:
 
 def _command_line() -> str:
     """`--help` of every command, each under its name."""
-    os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
+    os.environ.update(COLUMNS=str(WIDTH), NO_COLOR="1", TERM="dumb")
     from jaxcnn import cli
 
     sections = []
@@ -103,7 +134,8 @@ def _command_line() -> str:
         help_text = io.StringIO()
         with contextlib.redirect_stdout(help_text), contextlib.suppress(SystemExit):
             cli.main(arguments)
-        text = "\n".join(line.rstrip() for line in help_text.getvalue().strip().splitlines())
+        lines = help_text.getvalue().strip().splitlines()
+        text = "\n".join(line.rstrip() if len(line) <= WIDTH else textwrap.fill(line, WIDTH) for line in lines)
         text = text.replace(str(Path.home()), "~")
         sections.append(f"## {name}\n\n```text\n{text}\n```\n")
     return "# The command line\n\nWhat `jaxcnn COMMAND --help` prints.\n\n" + "\n".join(sections)
