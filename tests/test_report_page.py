@@ -301,6 +301,25 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
     assert "jaxcnn study rates" in found.text("settings")
 
 
+def test_many_arms_have_one_key_and_what_was_measured_once_has_no_curve(tmp_path):
+    folder = tmp_path / "study"
+    names = ["one", "two", "three", "four"]
+    for arm in names:
+        run = folder / arm / "seed-0"
+        run.mkdir(parents=True)
+        for step, split in ((1, "train"), (2, "train"), (2, "test")):
+            Metrics(run / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": 0.5})
+        Metrics(run / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
+    arms = {arm: config.to_json(Experiment(training=TrainingConfig(epochs=1))) for arm in names}
+    texts = {"name": "many", "question": "Which?", "source": "none", "scale": "quick"}
+    (folder / "study.json").write_text(json.dumps({**texts, "arms": arms}))
+    text = Reader(write_report([folder]).read_text()).text("curves")
+    assert " ".join(names) in text
+    assert "Training loss by epoch" in text
+    assert "Test loss by epoch" not in text
+    assert charts.key(names[:3]) == ()
+
+
 @pytest.mark.slow
 def test_a_page_is_replaced_and_nothing_else(study, tmp_path, capsys):
     own, foreign = tmp_path / "new" / "page.html", tmp_path / "notes.html"

@@ -17,6 +17,8 @@ Point = Mapping[str, Any]
 
 POINTS = 400
 """Points of one line at most."""
+KEYED = 3
+"""Lines that a chart's legend names at most; of more, the page has one key for all charts (`key`)."""
 _HEIGHT = 240
 _SHADES = 7  # colours that the page has; lines beyond them are dashed
 
@@ -131,6 +133,11 @@ def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> 
     return _finished(alt.layer(rules, dots), description, height=44 + 30 * len(series))
 
 
+def key(series: Sequence[str]) -> Sequence[str]:
+    """The lines to be named beside the charts, where their own legends do not: in the order of the page's colours."""
+    return series if len(series) > KEYED else ()
+
+
 def averaged(points: Sequence[Point], quantities: Sequence[str]) -> list[dict[str, Any]]:
     """At most `POINTS` points, each the mean of equally many neighbours, at the last one's place."""
     width = math.ceil(len(points) / POINTS)
@@ -153,13 +160,14 @@ def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
     # In as many columns as the chart's width holds; a band's own opacity would fade its symbols.
     room = 7 * max(map(len, series)) + 45
     columns = alt.expr(f"max(1, floor(width / {room}))")
+    named = 1 < len(series) <= KEYED
     legend = alt.Legend(title=None, orient="top", columns=columns, symbolType="stroke", symbolOpacity=1)
     return (
         alt.Chart(alt.Data(values=rows))
         .transform_filter("!isArray(zoom.x) || inrange(datum.x, zoom.x)")
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
-            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend if series[1:] else None),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend if named else None),
         )
     )
 

@@ -97,7 +97,7 @@ def _curves(runs: dict[str, Opened]) -> dict[str, Any] | None:
     def chart(part: str, quantity: str) -> Any:
         lines = {title: getattr(one, part) for title, one in past.items() if getattr(one, part)}
         points = [{**p, "series": t, "x": p["x"] if x == "epoch" else p["step"]} for t, ps in lines.items() for p in ps]
-        return charts.learning(points, quantity, x=x, series=list(lines)) if points else None
+        return charts.learning(points, quantity, x=x, series=list(runs)) if points else None
 
     drawn = {
         "training loss": chart("training", "loss"),
@@ -105,7 +105,7 @@ def _curves(runs: dict[str, Opened]) -> dict[str, Any] | None:
         f"{held_out} accuracy": chart("held_out", "accuracy"),
     }
     drawn = {title: spec for title, spec in drawn.items() if spec}
-    return {"charts": drawn, "x": x} if drawn else None
+    return {"charts": drawn, "x": x, "key": charts.key(list(runs)), "diverged": False} if drawn else None
 
 
 def _disagreement(runs: dict[str, Opened]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def page(directory: Path) -> Page:
     parts = [
         Part("results", "Results", "study_results.html", results),
         *_measured(study, directory, scale, ended),
-        Part("curves", "Learning curves", "comparison_curves.html", {"charts": _curves(arms, split), "x": "epoch"}),
+        *_learned(arms, split),
         Part("settings", "Settings that differ", "comparison_settings.html", settings),
     ]
     return Page(study.question, f"Study {study.name}, {scale} scale", f"Source: {study.source}", parts)
@@ -92,6 +92,14 @@ def _measured(study: Study, directory: Path, scale: Scale, seeds: list[int]) -> 
     return [Part("measures", "Measures", "study_measures.html", {"tables": tables})] if tables else []
 
 
+def _learned(arms: dict[str, study_results.Arm], split: str) -> list[Part]:
+    """The curves; what was measured only once is in the table of results alone."""
+    drawn = _curves(arms, split)
+    ended = any(arm.diverged for arm in arms.values())
+    context = {"charts": drawn, "x": "epoch", "key": charts.key(list(arms)), "diverged": ended}
+    return [Part("curves", "Learning curves", "comparison_curves.html", context)] if drawn else []
+
+
 def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
     names = {"training_loss": "training loss", "held_out_loss": f"{split} loss", "accuracy": f"{split} accuracy"}
     drawn = {}
@@ -104,6 +112,8 @@ def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
             ]
             kept = charts.averaged(rows, ("mean", "low", "high"))
             points += [{**row, "series": arm} for row in kept]
+        if len({point["x"] for point in points}) < 2:
+            continue
         title = names[quantity]
         drawn[title] = charts.bands(points, title if quantity != "accuracy" else quantity, series=list(arms))
     return drawn

@@ -64,7 +64,16 @@
       button.addEventListener("click", () => set(within(steps[button.dataset.zoom](shown || whole))));
     }
 
+    const shades = () => {
+      const colours = style("--series").split(" ");
+      group.querySelectorAll(".key li").forEach((line, i) => {
+        line.style.setProperty("--shade", colours[i % colours.length]);
+        line.style.setProperty("--dash", ["solid", "dashed", "dotted"][Math.floor(i / colours.length) % 3]);
+      });
+    };
+
     const start = async () => {
+      shades();
       const kept = shown;
       views = await Promise.all(charts.map(draw));
       const ends = views.map((view) => view.scale("x").domain());
