@@ -62,7 +62,10 @@ def gradient(
 
     Reference: Simonyan, Vedaldi & Zisserman 2014, "Deep Inside Convolutional Networks", section 3.
     """
-    return finish(jnp.abs(_derivative(ask(model, state, images, targets, key=key, chunk=chunk))).max(-1))
+    question = ask(model, state, images, targets, key=key, chunk=chunk)
+    found = partial(derivatives, question.network, question.variables)
+    # Piece by piece, so that the channels of all images are never held at once.
+    return finish(question.map(lambda *some: jnp.abs(found(*some)).max(-1)))
 
 
 def gradient_x_input(
