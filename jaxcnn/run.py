@@ -190,12 +190,36 @@ def read(directory: str | os.PathLike[str]) -> tuple[Experiment, ModelSpec]:
         raise CheckpointError(f"{directory} cannot be read: {error.strerror}") from error
     if not exists:
         raise CheckpointError(f"{directory} is not a run directory: it has no {_EXPERIMENT}")
-    return _read(directory / _EXPERIMENT, Experiment), _read(directory / _MODEL, ModelSpec)
+    experiment, spec = _read(directory / _EXPERIMENT, Experiment), _read(directory / _MODEL, ModelSpec)
+    if min(spec.input_shape) < 1:
+        raise CheckpointError(
+            f"{directory / _MODEL} is damaged: input_shape is {spec.input_shape}; expected at least 1"
+        )
+    if len(spec.class_names) != spec.num_classes:
+        raise CheckpointError(
+            f"{directory / _MODEL} is damaged: it names {len(spec.class_names)} classes; expected {spec.num_classes}"
+        )
+    return experiment, spec
 
 
 def metrics(directory: str | os.PathLike[str]) -> Metrics:
     """The records of a run, whether or not it is running."""
     return Metrics(Path(directory) / _METRICS)
+
+
+def scores(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a run that are scores: `step`, `split`, and the numbers `loss` and `top1`.
+
+    Raises:
+      CheckpointError: a line is not a record, or no numbers are where they should be.
+    """
+    file = metrics(directory)
+    found = [record for record in file.read() if {"split", "loss", "top1"} <= record.keys()]
+    for record in found:
+        numbers = (record["loss"], record["top1"])
+        if record["step"] < 1 or not all(isinstance(number, int | float) for number in numbers):
+            raise CheckpointError(f"{file.path} is damaged: it holds {record}; expected a step from 1, and numbers")
+    return found
 
 
 def environments(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -306,8 +330,8 @@ def _record_environment(path: Path, now: dict[str, Any]) -> None:
 
 def _environments(path: Path) -> list[dict[str, Any]]:
     known = _load(path)
-    if not isinstance(known, list):
-        raise CheckpointError(f"{path} holds {type(known).__name__}; expected a list of environments")
+    if not isinstance(known, list) or not all(isinstance(one, dict) for one in known):
+        raise CheckpointError(f"{path} is damaged: it holds {json.dumps(known)[:40]}; expected a list of environments")
     return known
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -144,6 +145,39 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
     if name != "environment.json":
         with pytest.raises(CheckpointError, match=rf"^{tmp_path / name} "):
             run.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"input_shape": [0, 28, 1]}, "input_shape is (0, 28, 1); expected at least 1"),
+        ({"class_names": ["0", "1"]}, "it names 2 classes; expected 10"),
+        ({"num_classes": 3}, "it names 10 classes; expected 3"),
+    ],
+)
+def test_a_model_that_cannot_be_is_named(tmp_path, change, says):
+    with run.open(tmp_path, EXPERIMENT, MODEL):
+        pass
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=re.escape(f"{file} is damaged: {says}")):
+        run.read(tmp_path)
+
+
+def test_scores_are_numbers_of_steps(tmp_path):
+    whole = {"step": 1, "split": "train", "loss": math.nan, "top1": 0.5}
+    records = run.metrics(tmp_path)
+    records.append({"step": 1, "split": "diagnostics"})
+    records.append(whole)
+    assert [record["top1"] for record in run.scores(tmp_path)] == [0.5]
+    for change in ({"loss": "a"}, {"top1": [1]}, {"step": 0}):
+        records.path.unlink()
+        records.append(whole | change)
+        with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged: it holds {.*}; expected a step from 1"):
+            run.scores(tmp_path)
+    (tmp_path / "environment.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"environment.json is damaged: it holds \[1\]; expected a list of"):
+        run.environments(tmp_path)
 
 
 def test_a_missing_model_is_named(tmp_path):

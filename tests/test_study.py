@@ -276,9 +276,16 @@ def test_what_is_no_study_s_directory_is_refused(tmp_path, calls):
     with pytest.raises(CheckpointError, match="is no study's"):
         study.train(small(), tmp_path / "mine.txt")
     (tmp_path / "damaged").mkdir()
-    for text in ("{", "[]", '{"name": "small", "arms": {"plain": {"nam": 1}}}', '{"name": "small", "arms": []}'):
+    for text, says in (
+        ("{", "Expecting property name"),
+        ("[]", "it holds list; expected an object"),
+        ("{}", "it has no 'arms'"),
+        ('{"name": "small", "arms": {"plain": {"nam": 1}}}', "unknown setting .nam."),
+        ('{"name": "small", "arms": []}', "'list' object has no attribute"),
+        ('{"name": "s", "question": "", "source": "", "arms": {"a": {}}, "scale": 3}', "scale is 3; expected quick or"),
+    ):
         (tmp_path / "damaged" / "study.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"study.json is damaged"):
+        with pytest.raises(CheckpointError, match=rf"study.json is damaged: .*{says}"):
             study.train(small(), tmp_path / "damaged")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", "damaged"}
     assert not calls

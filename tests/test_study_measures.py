@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,29 @@ def test_a_measure_that_gives_no_numbers_is_refused(ended):
         asking(**{"a/b": MEASURES["crops"]})
     with pytest.raises(InputError, match="members of measure 'crops' is 0"):
         asking(crops=dataclasses.replace(MEASURES["crops"], members=0))
+
+
+def test_a_measure_that_fails_is_named(ended):
+    chosen = asking(odd=Measure(lambda run: {}[run.directory.name], "odd", "thing"))
+    with pytest.raises(InputError, match=r"odd of plain, seed 0 cannot be measured: KeyError: 'seed-0'"):
+        study_measures.measure(chosen, ended, **WHERE)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("outcome.jsonl", '{"step": 8}', "outcome.jsonl is damaged: it ends with {'step': 8}; expected \"finished\""),
+        ("outcome.jsonl", '{"step": 0, "outcome": "diverged"}', "outcome.jsonl is damaged"),
+        ("metrics.jsonl", '{"step": 8, "split": "test", "loss": "a", "top1": 0.5}', "metrics.jsonl is damaged"),
+        ("metrics.jsonl", '{"step": 7, "split": "test", "loss": 1, "top1": 0.5}', "has no record of the test split"),
+    ],
+)
+def test_a_damaged_run_is_named_by_the_report_and_by_the_study(ended, file, text, says, capsys):
+    (study.run_directory(ended, "plain", 5) / file).write_text(text + "\n")
+    status, _, err = invoke(capsys, "report", ended)
+    assert (status, says in err, len(err.splitlines())) == (2, True, 1)
+    with pytest.raises(CheckpointError, match=re.escape(says)):
+        study_results.collect(asking(), ended, **WHERE)
 
 
 def test_damage_is_said(ended):

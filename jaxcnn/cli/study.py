@@ -59,9 +59,9 @@ def study(arguments: Sequence[str]) -> None:
             )
 
         where = {"scale": scale, "seeds": seeds}
+        arms = results.collect(chosen, directory, **where)  # what is damaged is found before anything is measured
         study_measures.measure(chosen, directory, **where, data_directory=location, console=console())
         measured = study_measures.collect(chosen, directory, **where)
-        arms = results.collect(chosen, directory, **where)
         table = results.rows(arms, seeds)
         if chosen.axis is None:
             bands = {

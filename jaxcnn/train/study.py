@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from jaxcnn.config import Experiment
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.run import Metrics, write_file
-from jaxcnn.study import Scale, Study, require_seeds
+from jaxcnn.study import Measure, Scale, Study, require_seeds
 from jaxcnn.train import loop, optimizers, start
 from jaxcnn.train.cluster import termination_requested
 from jaxcnn.train.parallel import map_train_step
@@ -74,7 +74,7 @@ def train(
     with termination_requested() as stop:
         for number, (arm, seed) in enumerate(planned, start=1):
             run = run_directory(directory, arm, seed)
-            if outcomes(run).read():
+            if ended(run):
                 continue
             if stop.is_set():
                 return False
@@ -89,7 +89,7 @@ def train(
                 if not result.finished:
                     return False
                 outcome = {"step": result.steps, "outcome": "finished"}
-            outcomes(run).append(outcome)
+            _outcomes(run).append(outcome)
     return True
 
 
@@ -98,9 +98,68 @@ def run_directory(directory: str | Path, arm: str, seed: int) -> Path:
     return Path(directory) / arm / f"seed-{seed}"
 
 
-def outcomes(run: Path) -> Metrics:
-    """How a run ended, "finished" or "diverged", and at which step; no record before it did."""
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: at which step, and whether it diverged there."""
+
+    step: int
+    diverged: bool
+
+
+def ended(run: Path) -> Ended | None:
+    """How a run of a study ended; None before it did.
+
+    Raises:
+      CheckpointError: the record is damaged.
+    """
+    file = _outcomes(run)
+    if not (records := file.read()):
+        return None
+    last = records[-1]
+    if last.get("outcome") not in ("finished", "diverged") or last["step"] < 1:
+        raise CheckpointError(f'{file.path} is damaged: it ends with {last}; expected "finished" or "diverged"')
+    return Ended(last["step"], last["outcome"] == "diverged")
+
+
+def _outcomes(run: Path) -> Metrics:
     return Metrics(run / "outcome.jsonl")
+
+
+def is_study(directory: Path) -> bool:
+    """Whether a directory is a study's."""
+    return (directory / _STUDY).is_file()
+
+
+def read(directory: Path) -> tuple[Study, Scale]:
+    """The study that a directory holds, whose measures cannot be asked, and the scale.
+
+    Raises:
+      CheckpointError: its file is missing or damaged.
+    """
+    file = directory / _STUDY
+    try:
+        known = json.loads(file.read_bytes())
+        if not isinstance(known, dict):
+            raise TypeError(f"it holds {type(known).__name__}; expected an object")
+        arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
+        name, question, source = (str(known[field]) for field in ("name", "question", "source"))
+        measures = {name: Measure(of=_unknown, **asked) for name, asked in known.get("measures", {}).items()}
+        caption = str(known.get("caption", ""))
+        study = Study(name, question, source, quick=arms, paper=arms, caption=caption, measures=measures)
+        scale: Scale = known["scale"]
+        if scale not in get_args(Scale):
+            raise ValueError(f"scale is {scale!r}; expected {' or '.join(get_args(Scale))}")
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{file} is damaged: it has no {error}") from error
+    except (InputError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return study, scale
+
+
+def _unknown(*_: object) -> dict[str, float]:
+    raise AssertionError("a study read from its directory measures nothing")
 
 
 def _with_seed(experiment: Experiment, seed: int, data_directory: str | None) -> Experiment:
@@ -146,17 +205,16 @@ def _begun(directory: Path, arm: str) -> bool:
 
 def _require_own(study: Study, directory: Path, scale: Scale) -> None:
     """Refuses a directory that holds something else than this study."""
-    file = directory / _STUDY
     try:
         # A process killed while it wrote the file leaves a part of it, under the other name.
         foreign = directory.exists() and (
             not directory.is_dir() or {p.name for p in directory.iterdir()} - {f".{_STUDY}.tmp"}
         )
-        known = file.exists()
+        known = is_study(directory)
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be read: {error.strerror}") from error
     if known:
-        _require_same(file, study, scale)
+        _require_same(directory, study, scale)
     elif foreign:
         raise CheckpointError(f"{directory} is no study's; expected a new or empty directory as --run, or this study's")
 
@@ -175,20 +233,15 @@ def _claim(study: Study, directory: Path, scale: Scale) -> None:
     write_file(directory / _STUDY, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def _require_same(file: Path, study: Study, scale: Scale) -> None:
+def _require_same(directory: Path, study: Study, scale: Scale) -> None:
     """Refuses a study whose runs are not those of the directory; arms that have no run may come, change and go."""
-    try:
-        before = json.loads(file.read_bytes())
-        name, arms = before["name"], before["arms"]
-        held = {arm: config.from_json(Experiment, experiment) for arm, experiment in arms.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    before, scale_before = read(directory)
     now = study.arms(scale)
-    changes = [f"its name was {name!r} and is now {study.name!r}"] if name != study.name else []
-    for arm, experiment in held.items():
-        if not _begun(file.parent, arm):
+    changes = [f"its name was {before.name!r} and is now {study.name!r}"] if before.name != study.name else []
+    for arm, experiment in before.arms(scale_before).items():
+        if not _begun(directory, arm):
             continue
         changed = config.difference(experiment, now[arm]) if arm in now else "no longer there"
         changes += [f"arm {arm!r}: {changed}"] if changed else []
     if changes:
-        raise CheckpointError(f"{file.parent} holds another study: {changes[0]}; choose another --run")
+        raise CheckpointError(f"{directory} holds another study: {changes[0]}; choose another --run")

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.errors import CheckpointError, InputError, JaxcnnError
 from jaxcnn.run import Metrics, metrics
 from jaxcnn.study import Measure, Scale, Study, Trained
-from jaxcnn.train.study import outcomes, run_directory
+from jaxcnn.train.study import ended, run_directory
 from jaxcnn.train.study_results import Estimate, along, interval
 
 Positions: TypeAlias = tuple[str, ...] | tuple[float, ...]
@@ -73,7 +73,8 @@ def measure(
       console: where progress is shown; None is silent.
 
     Raises:
-      InputError: there are too few seeds for a measure, or it gives something else than numbers by position.
+      InputError: there are too few seeds for a measure, or it gives something else than numbers by position, or
+        raises an error.
     """
     console = console or Console(quiet=True)
     planned = [
@@ -88,10 +89,16 @@ def measure(
         known = _identity(name, group, runs)
         if any(record.items() >= known.items() for record in kept.read()):
             continue
-        if any(outcomes(run).read()[-1]["outcome"] == "diverged" for run in runs):
+        if any(end is None or end.diverged for end in map(ended, runs)):
             continue
-        console.print(f"{name} of {arm}, seed {', '.join(map(str, group))}", highlight=False, markup=False)
-        found = study.measures[name].of(*(Trained(run, data_directory) for run in runs))
+        what = f"{name} of {arm}, seed {', '.join(map(str, group))}"
+        console.print(what, highlight=False, markup=False)
+        try:
+            found = study.measures[name].of(*(Trained(run, data_directory) for run in runs))
+        except JaxcnnError:
+            raise
+        except Exception as error:  # of a function that is the study's, as of its file
+            raise InputError(f"{what} cannot be measured: {type(error).__name__}: {error}") from error
         _require_numbers(name, found)
         values = [[_plain(position), _plain(value)] for position, value in found.items()]
         kept.append({"step": 0, **known, "values": values})
@@ -143,8 +150,8 @@ def _collected(
     for arm in study.arms(scale):
         kept = _kept(directory, arm)
         known = [_identity(name, group, [run_directory(directory, arm, seed) for seed in group]) for group in wanted]
+        records = kept.read()
         try:
-            records = kept.read()
             found = [[r["values"] for r in records if r.items() >= group.items()] for group in known]
             chosen = [dict(values[-1]) for values in found if values]
             if not chosen:

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from jaxcnn.errors import CheckpointError
-from jaxcnn.run import metrics
+from jaxcnn.run import metrics, scores
 from jaxcnn.study import Axis, Scale, Study
-from jaxcnn.train.study import outcomes, run_directory
+from jaxcnn.train.study import ended, run_directory
 
 CONFIDENCE = 0.95
 """Of the intervals."""
@@ -111,13 +111,13 @@ def _arm(directory: str | Path, arm: str, seeds: Sequence[int], split: str) -> A
     records, diverged = [], {}
     for seed in seeds:
         run = run_directory(directory, arm, seed)
-        ended, seen = outcomes(run).read(), metrics(run).read()
-        if not ended:
+        end, seen = ended(run), scores(run)
+        if end is None:
             raise CheckpointError(f"{run} has not ended; the same command with the study's seeds continues it")
-        if ended[-1].get("outcome") == "diverged":
-            diverged[seed] = ended[-1]["step"]
+        if end.diverged:
+            diverged[seed] = end.step
             seen = [record for record in seen if record["step"] < diverged[seed]]  # the rest is what went wrong
-        elif not any(r["step"] == ended[-1]["step"] and r.get("split") == split for r in seen):
+        elif not any(r["step"] == end.step and r["split"] == split for r in seen):
             raise CheckpointError(f"{metrics(run).path} has no record of the {split} split at the end of the run")
         records.append(seen)
     evaluated = [record["step"] for seen in records for record in seen if record.get("split") == split]

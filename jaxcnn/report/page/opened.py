@@ -149,7 +149,7 @@ def open_run(directory: str | Path, data_directory: str | None = None) -> Opened
     """
     experiment, _ = run.read(directory)
     network = open_network(str(directory))
-    records = [r for r in run.metrics(directory).read() if {"split", "loss", "top1"} <= r.keys()]
+    records = run.scores(directory)
     try:
         seconds, images_per_second = diagnostics.read_timing(Path(directory))
     except (AttributeError, KeyError, TypeError) as error:

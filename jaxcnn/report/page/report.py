@@ -11,6 +11,7 @@ from jaxcnn.report.page import comparison, study
 from jaxcnn.report.page.opened import Opened, open_run
 from jaxcnn.report.page.rendering import MARK, Page, Part, html
 from jaxcnn.report.page.section import sections
+from jaxcnn.train.study import is_study
 
 
 def write_report(
@@ -44,7 +45,7 @@ def write_report(
             )
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError(f"{', '.join(map(str, paths))} names a run twice; expected different runs")
-    studies = [path for path in paths if study.is_study(path)]
+    studies = [path for path in paths if is_study(path)]
     if studies and len(paths) > 1:
         raise InputError(f"{studies[0]} is a study's directory; expected runs where several are compared")
     file = _place(Path(_default(paths) if output is None else output))

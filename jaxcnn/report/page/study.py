@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import config
-from jaxcnn.config import Experiment
-from jaxcnn.errors import CheckpointError, InputError
+from jaxcnn.errors import CheckpointError
 from jaxcnn.report.page import charts, repetition
 from jaxcnn.report.page.rendering import Page, Part
-from jaxcnn.study import Measure, Scale, Study
+from jaxcnn.study import Scale, Study
 from jaxcnn.train import study_measures, study_results, study_tables
-from jaxcnn.train.study import outcomes, run_directory
-
-_FILE = "study.json"
-
-
-def is_study(directory: Path) -> bool:
-    """Whether a directory is a study's."""
-    return (directory / _FILE).is_file()
+from jaxcnn.train.study import ended, read, run_directory
 
 
 def page(directory: Path) -> Page:
@@ -32,20 +22,20 @@ def page(directory: Path) -> Page:
     Raises:
       CheckpointError: its file is damaged, or no seed has ended in every arm.
     """
-    study, scale = _read(directory)
+    study, scale = read(directory)
     begun = {arm: _seeds(directory, arm) for arm in study.arms(scale)}
-    ended = [
+    seeds = [
         seed
         for seed in sorted(set.intersection(*map(set, begun.values())))
-        if all(outcomes(run_directory(directory, arm, seed)).read() for arm in begun)
+        if all(ended(run_directory(directory, arm, seed)) for arm in begun)
     ]
-    if not ended:
+    if not seeds:
         raise CheckpointError(
             f"{directory} has no seed that has ended in all {len(begun)} arms; `jaxcnn study` goes on"
         )
-    arms = study_results.collect(study, directory, scale=scale, seeds=ended)
-    rows, split = study_results.rows(arms, ended), study_results.held_out(study, scale)
-    unfinished = sorted({seed for seeds in begun.values() for seed in seeds} - set(ended))
+    arms = study_results.collect(study, directory, scale=scale, seeds=seeds)
+    rows, split = study_results.rows(arms, seeds), study_results.held_out(study, scale)
+    unfinished = sorted({seed for begun_in_arm in begun.values() for seed in begun_in_arm} - set(seeds))
     points = [
         {
             "series": row.arm,
@@ -60,7 +50,7 @@ def page(directory: Path) -> Page:
     results = {
         "rows": rows,
         "split": split,
-        "seeds": ended,
+        "seeds": seeds,
         "unfinished": unfinished,
         "caption": study.caption,
         "chart": charts.estimates(points, series=titles, title=f"{split} accuracy") if points else None,
@@ -69,11 +59,11 @@ def page(directory: Path) -> Page:
     settings = {
         "titles": list(arms),
         "differing": repetition.differing(study.arms(scale)),
-        "commands": {"All arms": shlex.join([*command, "--seeds", *map(str, ended)])},
+        "commands": {"All arms": shlex.join([*command, "--seeds", *map(str, seeds)])},
     }
     parts = [
         Part("results", "Results", "study_results.html", results),
-        *_measured(study, directory, scale, ended),
+        *_measured(study, directory, scale, seeds),
         *_learned(arms, split),
         Part("settings", "Settings that differ", "comparison_settings.html", settings),
     ]
@@ -117,28 +107,6 @@ def _curves(arms: dict[str, study_results.Arm], split: str) -> dict[str, Any]:
         title = names[quantity]
         drawn[title] = charts.bands(points, title if quantity != "accuracy" else quantity, series=list(arms))
     return drawn
-
-
-def _read(directory: Path) -> tuple[Study, Scale]:
-    """The study as its directory describes it."""
-    file = directory / _FILE
-    try:
-        known = json.loads(file.read_bytes())
-        arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
-        name, question, source = (str(known[field]) for field in ("name", "question", "source"))
-        measures = {name: Measure(of=_unknown, **asked) for name, asked in known.get("measures", {}).items()}
-        caption = str(known.get("caption", ""))
-        study = Study(name, question, source, quick=arms, paper=arms, caption=caption, measures=measures)
-        scale: Scale = "paper" if known["scale"] == "paper" else "quick"
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    return study, scale
-
-
-def _unknown(*_: object) -> dict[str, float]:
-    raise AssertionError("a study read from its directory measures nothing")
 
 
 def _seeds(directory: Path, arm: str) -> list[int]:
