@@ -189,6 +189,17 @@ def test_a_run_with_diagnoses_has_their_figures_too(capsys, here):
     )
 
 
+def test_the_pictures_of_predictions_come_from_the_whole_split_and_half_of_them_are_mistakes():
+    wrong = np.zeros(1000, bool)
+    wrong[100::10] = True
+    shown = gallery._spread_over_mistakes(wrong, 20)
+    assert len(set(shown)) == 20
+    assert wrong[shown].sum() == 10
+    assert (np.diff(shown) > 0).all()
+    assert shown[-1] >= 900
+    assert len(gallery._spread_over_mistakes(np.zeros(5, bool), 20)) == 5
+
+
 def test_each_diagnosis_is_drawn_as_itself():
     records = [
         {

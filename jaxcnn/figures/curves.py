@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from jaxcnn.errors import InputError
@@ -55,7 +55,14 @@ def history(
       InputError: arrays differ in length, are empty or not one-dimensional, or an accuracy lies outside [0, 1].
     """
     figure, panels = _panels(measure, log_loss, height=3.2)
-    _plot(panels, _checked("training", training), measure, color=style.COLORS[0], label="training", **_POINTS)
+    _plot(
+        panels,
+        _checked("training", training),
+        measure,
+        color=style.COLORS[0],
+        label="training",
+        **_points(np.size(training.steps)),
+    )
     if evaluation is not None:
         curve = _checked(split, evaluation)
         _plot(panels, curve, measure, color=style.COLORS[1], label=split, **_marked(curve, 0))
@@ -117,7 +124,13 @@ def compare(
     return figure
 
 
-_POINTS: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 2.5, "alpha": 0.4, "markeredgewidth": 0}
+def _points(count: int) -> dict[str, Any]:
+    """Light where there are many: they are to be seen as a band, and a few as themselves."""
+    many = count > 100
+    look = {"markersize": 2.5, "alpha": 0.4} if many else {"markersize": 5, "alpha": 0.8}
+    return {"linestyle": "none", "marker": ".", "markeredgewidth": 0, **look}
+
+
 _THIN: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6}
 _MARKS = 12  # more marks than these on one line run together at a column's width
 
@@ -157,7 +170,7 @@ def _panels(measure: str, log_loss: bool, height: float) -> tuple[Figure, tuple[
         upper.set_yscale("log")
     lower.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     lower.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    lower.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}"))
     for panel in (upper, lower):
         panel.grid(axis="y", color="0.9", linewidth=0.5)
         panel.set_axisbelow(True)

@@ -100,9 +100,9 @@ def _cell(columns: int, width: float) -> float:
 
 
 def _columns(lines: list[str], width: float) -> int:
-    """As many columns as leave every line whole, from 2 to one for each half inch."""
+    """As many columns as leave every line whole, from 2 to one for each 0.65 inches."""
     longest = max(map(style.text_width, lines))
-    most = max(2, int(width / 0.5))
+    most = max(2, int(width / 0.65))
     return next((columns for columns in range(most, 2, -1) if longest <= _cell(columns, width)), 2)
 
 

@@ -64,9 +64,7 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
     figures = {
         "curves": _curves(records),
         "filters": filters_figure.kernels(filters.first_layer(model, state, spec.input_shape).kernel),
-        "predictions": predictions_figure.predictions(
-            images, probabilities[shown], labels[shown], spec.class_names, columns=5
-        ),
+        "predictions": predictions_figure.predictions(images, probabilities[shown], labels[shown], spec.class_names),
         "confusion": confusion_figure.confusion(
             confusion_matrix(labels, predicted, labels=np.arange(spec.num_classes)), spec.class_names
         ),
@@ -133,7 +131,12 @@ def _time(directory: Path) -> dict[str, Any]:
 
 
 def _spread_over_mistakes(wrong: np.ndarray, count: int) -> np.ndarray:
-    """Indices of `count` examples: up to half of them mistakes, the rest correct, in the split's order."""
-    mistakes = np.flatnonzero(wrong)[: count // 2]
-    correct = np.flatnonzero(~wrong)[: count - len(mistakes)]
+    """Indices of `count` examples: up to half of them mistakes, the rest correct, from the whole split in its order."""
+    mistakes = _evenly(np.flatnonzero(wrong), count // 2)
+    correct = _evenly(np.flatnonzero(~wrong), count - len(mistakes))
     return np.sort(np.concatenate([mistakes, correct]))
+
+
+def _evenly(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of them, evenly spaced: a folder's split goes class by class."""
+    return indices[np.arange(min(count, len(indices))) * len(indices) // max(min(count, len(indices)), 1)]
