@@ -142,6 +142,14 @@ def test_what_the_scale_does_not_need_is_not_said():
     assert "blue" not in " ".join(words(sheet(IMAGES, {"gradient": SIGNED**2})))
 
 
+def test_a_map_that_is_zero_everywhere_says_so_in_its_own_place():
+    empty = np.abs(SIGNED)
+    empty[1] = 0
+    figure = sheet(IMAGES, {"deconvnet": empty, "gradient": np.abs(SIGNED)})
+    said = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert [i for i, texts in enumerate(said) if "zero" in texts] == [4]  # of rows of a picture and two maps
+
+
 def test_a_map_of_fewer_pixels_than_the_percentile_leaves_is_relative_to_its_largest():
     values = np.zeros((1, 20, 24))
     values[0, 3, 4] = 50.0

@@ -80,7 +80,7 @@ def sheet(
     """A row for each picture: the picture, and what each method says of it.
 
     Each map is shown relative to its own percentile of |map|. All share one scale, from blue over white to red, of
-    which maps without a sign use the half from white to red.
+    which maps without a sign use the half from white to red. A map that is zero everywhere says so.
 
     Args:
       images: [N, H, W, C] with one or three channels; floats in [0, 1] or uint8.
@@ -134,6 +134,8 @@ def sheet(
             first.set_axis_off()
             for axes, i in zip(others, chosen, strict=True):
                 axes.imshow(values[i][row], cmap=colors, norm=norm)
+                if not values[i][row].any():  # not to be taken for one that was forgotten
+                    axes.text(0.5, 0.5, "zero", transform=axes.transAxes, ha="center", va="center", color="0.5")
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():  # a white map would have no end
                     spine.set(visible=True, color="0.7", linewidth=0.4)
