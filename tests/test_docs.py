@@ -9,6 +9,7 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -144,15 +145,31 @@ def test_a_page_breaks_no_flag_and_leads_from_a_figure_to_itself_at_one_scale():
     picture = File("lesion.png", str(ROOT / "docs"), "site", use_directory_urls=False)
     html = '<p><img alt="a" src="lesion.png"> <code>train --run a-b</code></p><td><code>a.b_c::d_e</code></td>'
     html += '<div class="language-python"><code>x --y</code></div><pre><code>--z\n</code></pre>'
-    shown = site.on_page_content(html, None, None, Files([picture]))
+    here = SimpleNamespace(file=SimpleNamespace(src_uri="here.md"), parent=None, meta={})
+    shown = site.on_page_content(html, here, None, Files([picture]))
     assert '<a class="figure" href="lesion.png"><img style="--share: 100%" alt="a" src="lesion.png"></a>' in shown
     assert '<code>train <span class="flag">--run</span> a-b</code>' in shown
     assert "a.b_<wbr>c::<wbr>d_<wbr>e" in shown
     assert "<code>--z\n</code>" in shown
     command = "train a \\\n  --run b"
-    page = type("Page", (), {"parent": None, "meta": {}})
-    assert site.on_page_markdown(command, page, None, Files([])) == "train a --run b"
-    assert page.meta == {"hide": ["navigation"]}
+    assert site.on_page_markdown(command, here, None, Files([])) == "train a --run b"
+    assert here.meta == {"hide": ["navigation"]}
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("floor((n + 2p - d(f - 1) - 1)/s) + 1", "⌊(n + 2p − d(f − 1) − 1)/s⌋ + 1"),  # noqa: RUF001
+        ("z11 = f11 x11 + 12x20", "z<sub>11</sub> = f<sub>11</sub> x<sub>11</sub> + 12×20"),  # noqa: RUF001
+        ("X_col^T, f_(l-1)", "X<sub>col</sub><sup>T</sup>, f<sub>l−1</sub>"),  # noqa: RUF001
+        ("y = gamma x_hat + beta; dsigma2", "y = γ x\u0302 + β; dσ²"),  # noqa: RUF001
+        ("exp(x_i)/sum_j exp(-x_j)", "exp(x<sub>i</sub>)/Σ<sub>j</sub> exp(−x<sub>j</sub>)"),  # noqa: RUF001
+        ("L = sqrt(1/2 sum (y_hat - y)^2)", "L = √(1/2 Σ (y\u0302 − y)<sup>2</sup>)"),  # noqa: RUF001
+        ("1-D, arg-max, 1 if x &gt;= 0", "1-D, arg-max, 1 if x ≥ 0"),
+    ],
+)
+def test_formulas_are_shown_as_on_a_board(written, shown):
+    assert hooks()._typeset(written) == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

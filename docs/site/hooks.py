@@ -24,6 +24,24 @@ WIDTH = 80  # characters, of the command line's help
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*(?![^<]*>)")
 JOINT = re.compile(r"(?<=[a-z0-9])(?:_|::)(?=[a-z0-9])(?![^<]*>)")
 """Of the words of a name: outside of tags."""
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "sigma": "σ"}  # noqa: RUF001
+FORMULA = {
+    r"(\w)_hat\b": "\\1\u0302",
+    r"sigma2\b": "σ²",
+    rf"(?<![A-Za-z])(d?)({'|'.join(GREEK)})\b": lambda found: found[1] + GREEK[found[2]],
+    r"\bfloor\((.*)\)(?= \+)": r"⌊\1⌋",
+    r"(?<=[A-Za-z])_(?:\((.+?)\)|(\w+))": r"<sub>\1\2</sub>",
+    r"\^(\w+)": r"<sup>\1</sup>",
+    r"\b(d?[fxzXZ])(\d\d)\b": r"\1<sub>\2</sub>",
+    r"(?<=\d)x(?=\d)": "×",  # noqa: RUF001
+    r"(?<=[\s(])-(?=[\s\w])|(?<=l)-(?=1<)": "−",  # noqa: RUF001
+    r"&gt;=": "≥",
+    r"\+-(?=\d)": "±",
+    r"\bsum(?=[ <])": "Σ",
+    r"\bsqrt(?=\()": "√",
+    r"\|\|": "‖",
+}
+"""How formulas are shown that the pages write as code does."""
 
 
 def modules() -> list[str]:
@@ -89,8 +107,16 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     commands = r'<div class="language-bash.*?</div>|<code>[^\n]*?</code>'
     whole = r'<span class="flag">\g<0></span>'
     html = re.sub(commands, lambda found: FLAG.sub(whole, found[0]), html, flags=re.DOTALL)
+    if page.file.src_uri == "mathematics.md":
+        html = re.sub(r"<t[dh]>(?:(?!<code>|</t[dh]>).)*</t[dh]>", lambda found: _typeset(found[0]), html)
     in_a_table = r"<td[^>]*>.*?</td>"
     return re.sub(in_a_table, lambda found: JOINT.sub(r"\g<0><wbr>", found[0]), html, flags=re.DOTALL)
+
+
+def _typeset(formula: str) -> str:
+    for written, shown in FORMULA.items():
+        formula = re.sub(written, shown, formula)
+    return formula
 
 
 def _figure(tag: str, files: Files) -> str:
