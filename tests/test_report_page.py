@@ -301,6 +301,17 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
     assert "jaxcnn study rates" in found.text("settings")
 
 
+def test_options_of_the_network_differ_each_by_itself():
+    arms = {
+        norm: Experiment(model=ModelConfig("lenet5", {"pooling": "max", "batch_norm": norm})) for norm in (True, False)
+    }
+    assert repetition.differing({str(arm): one for arm, one in arms.items()}) == {
+        "model.options.batch_norm": ["yes", "no"]
+    }
+    bare = {"a": Experiment(), "b": Experiment(model=ModelConfig("lenet5", {"pooling": "max"}))}
+    assert repetition.differing(bare)["model.options.pooling"][1] == "max"
+
+
 def test_many_arms_have_one_key_and_what_was_measured_once_has_no_curve(tmp_path):
     folder = tmp_path / "study"
     names = ["one", "two", "three", "four"]

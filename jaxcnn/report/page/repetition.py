@@ -39,8 +39,12 @@ def settings(experiment: Experiment) -> list[Setting]:
 
 
 def differing(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
-    """The settings in which experiments differ, each with its values in their order."""
-    every = [flat(experiment) for experiment in experiments.values()]
+    """The settings in which experiments differ, each option of the network by itself, with their values in order."""
+    every = []
+    for experiment in experiments.values():
+        settings = flat(experiment)
+        options = settings.pop("model.options")
+        every.append({f"model.options.{name}": value for name, value in options.items()} | settings)
     names = dict.fromkeys(name for one in every for name in one if name != "name")
     rows = {name: [in_words(one[name]) if name in one else "–" for one in every] for name in names}  # noqa: RUF001
     return {name: values for name, values in rows.items() if len(set(values)) > 1}
