@@ -96,7 +96,7 @@ class Metrics:
     def _content(self) -> bytes:
         try:
             return self.path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return b""
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
@@ -160,8 +160,7 @@ def open(directory: str | os.PathLike[str], experiment: Experiment, model: Model
     """
     directory = Path(directory)
     _refuse_foreign(directory)
-    with _writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with _locked(directory):
         if (directory / _EXPERIMENT).exists():
             _require_same(directory, experiment, model)
@@ -382,6 +381,18 @@ def write_file(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory, and those that it is in, where there is none.
+
+    Raises:
+      RunError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{directory} cannot be made: {error.strerror}") from error
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxcnn.analysis.checks import check_chunk, checked_images
+from jaxcnn.analysis.checks import check_chunk, checked_images, taking
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.errors import unknown_name
 from jaxcnn.state import State
@@ -31,9 +31,13 @@ def layers(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> dict
       In the order in which they finish, for every module inside the network that returns an array: the names that lead
       to it, joined by slashes, and the shape of its output for one image, as (h, w, c). A module that is called twice
       counts once, with its first call.
+
+    Raises:
+      InputError: the network does not take such images.
     """
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: state.variables))
-    return dict(_layers(model, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), image_shape))
+    with taking(model, image_shape):
+        return dict(_layers(model, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), image_shape))
 
 
 @cache

@@ -16,17 +16,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets
+from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets, taking
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.max_pooling import faster
 from jaxcnn.analysis.rewriting import rewrite
-from jaxcnn.errors import InputError, RunError, first_line, unknown_name
+from jaxcnn.errors import InputError, RunError, unknown_name
 from jaxcnn.registry import discover
 from jaxcnn.state import State, check_hashable
 
@@ -251,13 +250,8 @@ def ask(
     pixels = checked_images(images)
     check_chunk(chunk)
     count, variables = len(pixels), state.variables
-    try:
+    with taking(model, pixels.shape[1:]):
         shape = getattr(_logits.eval_shape(model, variables, pixels), "shape", ())
-    except ScopeParamShapeError as error:
-        raise InputError(
-            f"{type(model).__name__} does not take images of shape {pixels.shape[1:]}, as another shape of its "
-            f"parameters goes with them: {first_line(error)}"
-        ) from error
     if len(shape) != 2 or shape[0] != count:
         raise InputError(f"the model returned shape {shape}; expected logits [{count}, K]")
     function = classes = None

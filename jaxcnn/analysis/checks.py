@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -31,6 +34,22 @@ def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
         if not (low >= 0 and high <= 1):
             raise InputError(f"images hold values from {low:g} to {high:g}; expected values in [0, 1]")
     return pixels
+
+
+@contextlib.contextmanager
+def taking(model: nn.Module, image_shape: tuple[int, ...]) -> Iterator[None]:
+    """Says what is wrong where a network has other parameters than images of this shape go with.
+
+    Raises:
+      InputError: so it is.
+    """
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        size = "x".join(map(str, image_shape))
+        raise InputError(
+            f"{type(model).__name__} does not take images of {size}; expected such as it was trained on"
+        ) from error
 
 
 def checked_targets(targets: ArrayLike | Sequence[int], count: int, classes: int) -> Int[Array, " n"]:

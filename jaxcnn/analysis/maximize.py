@@ -193,8 +193,8 @@ def check(
     seen = jax.eval_shape(partial(transformed, changes), jax.random.key(0), images)
     shape: Any = seen.shape[1:]
     try:
-        known = layers(model, state, shape)
         logits: Any = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), state.variables, seen)
+        known = layers(model, state, shape)
     except InputError as error:
         raise InputError(f"{type(model).__name__} does not take images of {_size(shape)}: {error}") from error
     except (flax.errors.FlaxError, ArithmeticError, LookupError, TypeError, ValueError) as error:

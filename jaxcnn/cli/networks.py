@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -187,6 +188,9 @@ def _new_figure(file: str) -> str:
     for path in (f"{stem}.pdf", f"{stem}.png"):
         if os.path.lexists(path):
             raise InputError(f"{path} exists already; expected a new file for --figure")
+    from jaxcnn.report.results import check_writable
+
+    check_writable(Path(file))
     return stem
 
 

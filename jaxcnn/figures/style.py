@@ -190,5 +190,7 @@ def _write(path: Path, content: memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # nobody knows the partial file
     finally:
         partial.unlink(missing_ok=True)

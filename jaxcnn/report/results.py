@@ -27,22 +27,26 @@ def new_folder(path: str | Path) -> Path:
     try:
         os.lstat(folder)
     except FileNotFoundError:
-        _check_writable(folder)
+        check_writable(folder)
         return folder
     except (OSError, ValueError) as error:  # a name with a zero byte is none
         raise InputError(f"{folder} cannot be made: {getattr(error, 'strerror', None) or error}") from error
     raise InputError(f"{folder} exists; expected a new folder, as --output FOLDER")
 
 
-def _check_writable(folder: Path) -> None:
-    """Makes a folder where this one will be, and removes it: rights alone do not tell."""
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+def check_writable(path: Path) -> None:
+    """Makes a folder where this folder or file will be, and removes it: rights alone do not tell.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         trial = parent / f".{uuid.uuid4().hex}.partial"
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be made: {error.strerror or error}") from error
 
 
 def write(

@@ -26,7 +26,7 @@ from jaxcnn.report import unfinished
 from jaxcnn.report.evolving import evolve
 from jaxcnn.report.fooling import confidences_of
 from jaxcnn.report.subject import Network, open_network
-from jaxcnn.run import write_file
+from jaxcnn.run import make_directory, write_file
 from jaxcnn.train import loop
 
 PUBLISHED = 0.9999
@@ -214,7 +214,7 @@ def _claim(directory: Path, about: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{directory} holds no retraining; expected a new or empty directory as --run, or one of this command"
             ) from None
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         write_file(file, (json.dumps(about, indent=2) + "\n").encode())
         return
     except (OSError, ValueError) as error:

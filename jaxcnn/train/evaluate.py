@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -316,7 +318,20 @@ def evaluate_dataset(
             f"{config.dataset} has images of {source.image_shape[-1]} channels; expected {spec.input_shape[-1]}, "
             f"as {name} takes"
         )
-    return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices(), least=1)(state)
+    with _taking(name, spec, source):
+        return Evaluator(with_views(model, spec, source, crops), source, config, jax.local_devices(), least=1)(state)
+
+
+@contextlib.contextmanager
+def _taking(name: str, spec: ModelSpec, source: Source) -> Iterator[None]:
+    """Says that a network which flattens its images takes one size alone."""
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        own, given = ("x".join(map(str, shape)) for shape in (spec.input_shape, source.image_shape))
+        raise InputError(
+            f"{name} with these weights takes images of {own}; expected {given}, as the images have"
+        ) from error
 
 
 def evaluate_photographs(
@@ -364,7 +379,8 @@ def evaluate_photographs(
         )
     elif crops == 1:
         config = dataclasses.replace(config, batch_size=min(config.batch_size, len(source)))
-        logits = jnp.asarray(Evaluator(model, source, config, jax.local_devices(), least=1).predict(state)[0])
+        with _taking(name, spec, source):
+            logits = jnp.asarray(Evaluator(model, source, config, jax.local_devices(), least=1).predict(state)[0])
     else:
         logits = jnp.asarray(_averaged(model, state, ViewSource(source, crops), config))
     shares, best = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))

@@ -30,6 +30,7 @@ from jaxcnn import config
 from jaxcnn.config import Experiment, Option
 from jaxcnn.data import open_split
 from jaxcnn.errors import CheckpointError, InputError, first_line
+from jaxcnn.run import make_directory
 from jaxcnn.train.evaluate import Evaluation
 from jaxcnn.train.loop import train
 from jaxcnn.train.recovery import Diverged
@@ -312,7 +313,7 @@ def _claim_directory(directory: Path, described: dict[str, Any]) -> None:
     others = directory.exists() and any(not child.name.startswith(f".{_SEARCH}.") for child in directory.iterdir())
     if others and not path.exists():
         raise CheckpointError(f"{directory} is not empty and holds no search; choose another --run")
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     partial = directory / f".{_SEARCH}.{os.getpid()}"
     partial.write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
     with contextlib.suppress(FileExistsError):

@@ -17,7 +17,7 @@ from jaxcnn import config, models
 from jaxcnn.config import Experiment
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import CheckpointError, InputError
-from jaxcnn.run import Metrics, write_file
+from jaxcnn.run import Metrics, make_directory, write_file
 from jaxcnn.study import Measure, Scale, Study, require_seeds
 from jaxcnn.train import loop, optimizers, start
 from jaxcnn.train.cluster import termination_requested
@@ -221,7 +221,7 @@ def _require_own(study: Study, directory: Path, scale: Scale) -> None:
 
 def _claim(study: Study, directory: Path, scale: Scale) -> None:
     """Writes what the directory holds."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     arms = {name: config.to_json(experiment) for name, experiment in study.arms(scale).items()}
     texts = {name: getattr(study, name) for name in ("name", "question", "source", "caption")}
     # What a report needs to read what was measured; the functions stay in the study's file.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxcnn import run
-from jaxcnn.errors import InputError, RunError
+from jaxcnn.errors import InputError
 from jaxcnn.report.page import comparison, study
 from jaxcnn.report.page.opened import Opened, open_run
 from jaxcnn.report.page.rendering import MARK, Page, Part, html
@@ -56,10 +56,7 @@ def write_report(
     else:
         page = comparison.page([open_run(path, data_directory) for path in paths])
     content = html(page).encode()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{file.parent} cannot be made: {error.strerror}") from error
+    run.make_directory(file.parent)
     run.write_file(file, content)
     return file
 
