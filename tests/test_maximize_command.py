@@ -18,6 +18,7 @@ import jaxcnn
 from jaxcnn.analysis import maximize as analysis
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.report import maximize as report
+from jaxcnn.report import unfinished
 from jaxcnn.report.page.opened import open_run
 from jaxcnn.report.page.sections import maximised
 from jaxcnn.train.loop import train
@@ -116,13 +117,13 @@ def test_a_search_that_was_killed_goes_on(capsys, run, here, monkeypatch):
     arguments = ("maximize", run, "--targets", "3", "--steps", "70", "--json")
     assert invoke(capsys, *arguments, "--output", "whole")[0] == 0
     monkeypatch.setattr(report, "SECONDS", -1.0)
-    original = report._Kept.save
+    original = unfinished.write
 
-    def die(self, *arguments):
-        original(self, *arguments)
+    def die(*arguments):
+        original(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report._Kept, "save", die)
+    monkeypatch.setattr(unfinished, "write", die)
     for _ in range(2):
         assert invoke(capsys, *arguments, "--output", "parts")[0] == 130
     assert not (here / "parts").exists()
@@ -130,8 +131,8 @@ def test_a_search_that_was_killed_goes_on(capsys, run, here, monkeypatch):
         assert len(file["trace"]) == 64
     status, _, err = invoke(capsys, *arguments, "--output", "parts", "--seed", "1")
     assert status == 2
-    assert "holds what a call with other arguments had reached" in err
-    monkeypatch.setattr(report._Kept, "save", original)
+    assert "holds a search whose seed is 0; expected 1 to go on with it, or another --output" in err
+    monkeypatch.setattr(unfinished, "write", original)
     assert invoke(capsys, *arguments, "--output", "parts")[0] == 0
     assert not (here / ".parts.progress").exists()
     whole, parts = (kept(here / name / "maximize.npz")[0] for name in ("whole", "parts"))

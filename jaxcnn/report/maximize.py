@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +20,9 @@ from jaxcnn.analysis import activations, maximize
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.objectives import Objective, channel
 from jaxcnn.config import check_seed
-from jaxcnn.errors import InputError, RunError, first_line
+from jaxcnn.errors import InputError
 from jaxcnn.figures import maximize as figures
-from jaxcnn.report import results
+from jaxcnn.report import results, unfinished
 from jaxcnn.report.natural import Natural
 from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network
@@ -130,7 +128,8 @@ def draw_maximized(
         **network.about(),
         **known.about,
     }
-    kept = _Kept(folder, about)
+    about = json.loads(json.dumps(about))  # as a file gives it back
+    kept = folder.with_name(f".{folder.name}.progress")
     found: dict[str, np.ndarray] = {}
     traces: dict[str, np.ndarray] = {}
     for way in ways.values():
@@ -145,7 +144,7 @@ def draw_maximized(
             climb = partial(
                 ascend, network, objective, way, key=random_key(seed, row, column), count=len(some), steps=steps
             )
-            parts.append(_climbed(climb, steps, kept, kept.at(row, column)))
+            parts.append(_climbed(climb, steps, kept / f"{row}-{column}.npz", about))
         found[title], trace = join(parts, len(numbers))
         traces[title] = np.asarray(trace).T
     values = {title: _values(network, images, numbers, layer) for title, images in found.items()}
@@ -160,7 +159,7 @@ def draw_maximized(
         arrays |= {f"images{name}": np.asarray(found[title]), f"trace{name}": traces[title]}
         arrays |= {f"values{name}": values[title]}
     files = results.write(folder, "maximize", arrays, about, drawn)
-    kept.remove()
+    shutil.rmtree(kept, ignore_errors=True)
     return Drawn(folder, files, names, numbers, values["full method"], known.said)
 
 
@@ -196,91 +195,20 @@ def _values(network: Network, images: Any, numbers: list[int], layer: str | None
     return np.clip(np.asarray(shares), 0, 1)
 
 
-# ---- what is kept while it lasts
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What was reached, in a hidden folder beside the one that is to be written.
-
-    Attributes:
-      folder: what is to be written.
-      about: of the call.
-    """
-
-    folder: Path
-    about: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        """Refuses what another call left."""
-        if self.place.exists() and self._read() != json.dumps(self.about):
-            raise InputError(
-                f"{self.place} holds what a call with other arguments had reached; expected the same arguments, "
-                "another --output FOLDER, or no such folder"
-            )
-
-    @property
-    def place(self) -> Path:
-        """The hidden folder."""
-        return self.folder.with_name(f".{self.folder.name}.progress")
-
-    def at(self, row: int, column: int) -> Path:
-        """The file for one ascent."""
-        return self.place / f"{row}-{column}.npz"
-
-    def load(self, file: Path, template: Any) -> tuple[Any, np.ndarray] | None:
-        """The progress, in the template's structure, and the trace; None at the beginning."""
-        if not file.exists():
-            return None
-        try:
-            with np.load(file) as arrays:
-                leaves = [jnp.asarray(arrays[f"leaf{number}"]) for number in range(len(jax.tree.leaves(template)))]
-                return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays["trace"]
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{file} is no search that can go on ({first_line(error)}); expected another --output FOLDER, or no "
-                "such file"
-            ) from error
-
-    def save(self, file: Path, progress: Any, trace: np.ndarray) -> None:
-        """Replaces the file; it is there whole or not at all."""
-        leaves = {f"leaf{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(progress))}
-        try:
-            self.place.mkdir(parents=True, exist_ok=True)
-            self._replace(self.place / "about.json", lambda stream: stream.write(json.dumps(self.about).encode()))
-            self._replace(file, lambda stream: np.savez(stream, allow_pickle=False, trace=trace, **leaves))
-        except OSError as error:
-            raise RunError(f"{self.place} cannot be written: {error.strerror or error}") from error
-
-    def remove(self) -> None:
-        """Removes it all."""
-        shutil.rmtree(self.place, ignore_errors=True)
-
-    def _read(self) -> str:
-        try:
-            return (self.place / "about.json").read_text()
-        except OSError:
-            return ""
-
-    def _replace(self, file: Path, write: Callable[[Any], Any]) -> None:
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-
-
 def _climbed(
-    climb: Callable[..., Iterator[maximize.Maximized]], steps: int, kept: _Kept, file: Path
+    climb: Callable[..., Iterator[maximize.Maximized]], steps: int, file: Path, about: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of one ascent, and the trace of each, [n, steps]; begun or gone on with."""
-    begun = next(climb())
-    progress, trace = kept.load(file, begun.progress) or (begun.progress, np.asarray(begun.trace))
-    reached, saved = begun, time.monotonic()
+    """The images of one ascent, and the trace of each, [n, steps]; begun, or gone on with from the file."""
+    reached = next(climb())
+    progress, trace, saved = reached.progress, np.asarray(reached.trace), time.monotonic()
+    leaves, structure = jax.tree.flatten(progress)
+    names = [f"leaf{number}" for number in range(len(leaves))]
+    if found := unfinished.read(file, about, [*names, "trace"], what="a search"):
+        progress, trace = structure.unflatten([jnp.asarray(found[name]) for name in names]), found["trace"]
     for reached in climb(progress=progress):
         trace = np.concatenate([trace, np.asarray(reached.trace)])
         if len(reached.trace) and (time.monotonic() - saved > SECONDS or len(trace) == steps):
-            kept.save(file, reached.progress, trace)
+            arrays = map(np.asarray, jax.tree.leaves(reached.progress))
+            unfinished.write(file, about, {**dict(zip(names, arrays, strict=True)), "trace": trace})
             saved = time.monotonic()
     return np.asarray(reached.images), trace.T
