@@ -163,6 +163,11 @@ def test_a_damaged_run_is_one_sentence_and_no_traceback(capsys, here):
             "metrics.jsonl has damaged diagnostics (KeyError: 'gradient_norm')",
         ),
         (lambda: (run / "metrics.jsonl").write_text('{"step": 44}\n'), ("figures",), "holds no records of training"),
+        (
+            lambda: (run / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss": "a", "top1": 0}\n'),
+            ("figures",),
+            "metrics.jsonl is damaged: it holds",
+        ),
         (lambda: (run / "metrics.jsonl").write_text("[]\n"), ("train", "figures"), 'an integer "step"'),
         (lambda: [(run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()], ("train", "figures"), "metrics"),
         (lambda: next((run / "checkpoints").rglob("manifest.ocdbt")).write_bytes(b"?"), ("evaluate",), "is damaged"),

@@ -17,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from jaxcnn.errors import CheckpointError
 from jaxcnn.layers import rectifiers
 from jaxcnn.layers.rectifiers import Rectified
 from jaxcnn.run import Metrics
@@ -242,14 +243,22 @@ class Timing:
 def read_timing(directory: Path) -> tuple[dict[str, float], float]:
     """Seconds of each part of a run, the longest first, and training images per second while it trained.
 
-    Compilation, evaluation, diagnostics and saving are not training.
+    Compilation, evaluation, diagnostics and saving are not training. Without the file there are none.
+
+    Raises:
+      CheckpointError: the file is damaged.
     """
     seconds: dict[str, float] = {}
-    images = 0
-    for entry in Metrics(directory / "timing.jsonl").read():
-        images += entry["images"]
-        for part, spent in entry["seconds"].items():
-            seconds[part] = seconds.get(part, 0.0) + spent
+    images, file = 0, Metrics(directory / "timing.jsonl")
+    try:
+        for entry in file.read():
+            images += entry["images"]
+            for part, spent in entry["seconds"].items():
+                seconds[part] = seconds.get(part, 0.0) + spent
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file.path} is damaged ({type(error).__name__}: {error}); expected the records of training, or no file"
+        ) from error
     spent = sum(seconds.get(part, 0.0) for part in _TRAINING)
     return dict(sorted(seconds.items(), key=lambda item: -item[1])), images / spent if spent else 0.0
 

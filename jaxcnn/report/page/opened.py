@@ -150,12 +150,7 @@ def open_run(directory: str | Path, data_directory: str | None = None) -> Opened
     experiment, _ = run.read(directory)
     network = open_network(str(directory))
     records = run.scores(directory)
-    try:
-        seconds, images_per_second = diagnostics.read_timing(Path(directory))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{directory}/timing.jsonl is damaged ({type(error).__name__}: {error}); expected the records of training"
-        ) from error
+    seconds, images_per_second = diagnostics.read_timing(Path(directory))
     images: tuple[Source, DataConfig] | str
     try:
         images = open_run_split(directory, "test", data_directory)
