@@ -105,6 +105,11 @@ def test_the_curves_are_zoomed_together(page):
     for chart in ("#learning-1", "#learning-2"):
         page.until(lambda chart=chart: page.ticks(chart) != before)
         assert len(page.ticks(chart)) > 1
+        # Two epochs are two points, and between them is the line.
+        line = (
+            f"return [...document.querySelectorAll('{chart} .mark-line path')].some(p => /L/.test(p.getAttribute('d')))"
+        )
+        assert page.do(line)
     assert page.find(".range").text.startswith("epochs ")
     page.find("[data-zoom=reset]").click()
     for chart in ("#learning-1", "#learning-2"):

@@ -21,6 +21,12 @@ KEYED = 3
 """Lines that a chart's legend names at most; of more, the page has one key for all charts (`key`)."""
 _HEIGHT = 240
 _SHADES = 7  # colours that the page has; lines beyond them are dashed
+_NEIGHBOURS = {"lag": "before", "lead": "after"}
+# What is shown of a line reaches to the next points outside, so that few points can be zoomed too.
+_SHOWN = (
+    "!isArray(zoom.x) || ((isValid(datum.before) ? datum.before : datum.x) <= zoom.x[1]"
+    " && (isValid(datum.after) ? datum.after : datum.x) >= zoom.x[0])"
+)
 
 
 def learning(points: Sequence[Point], quantity: str, *, x: str, series: Sequence[str], thin: str | None = None) -> Any:
@@ -39,12 +45,12 @@ def learning(points: Sequence[Point], quantity: str, *, x: str, series: Sequence
     shown = [point for point in points if point.get(quantity) is not None]
     base = _base(shown, series)
     y = alt.Y(f"{quantity}:Q", scale=_scale(quantity, [p[quantity] for p in shown]), axis=_axis(quantity), title=None)
-    lines = base.mark_line(strokeWidth=1.75, interpolate="linear").encode(y=y)
+    lines = base.mark_line(strokeWidth=1.75, interpolate="linear", clip=True).encode(y=y)
     light = alt.condition(f"datum.series === {thin!r}", alt.value(0.55), alt.value(1)) if thin else alt.value(1)
     nearest = alt.selection_point(
         name="nearest", nearest=True, on="pointerover", clear="pointerout", fields=["x", "series"], empty=False
     )
-    marks = base.mark_point(filled=True, size=64).encode(
+    marks = base.mark_point(filled=True, size=64, clip=True).encode(
         y=y,
         opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
         tooltip=[
@@ -84,12 +90,12 @@ def bands(points: Sequence[Point], quantity: str, *, series: Sequence[str]) -> A
         .mark_area(opacity=0.16, clip=True)
         .encode(y=alt.Y("bottom:Q", scale=scale, axis=_axis(quantity), title=None), y2="high:Q")
     )
-    lines = base.mark_line(strokeWidth=1.75).encode(y=y, strokeDash=_dashes(series))
+    lines = base.mark_line(strokeWidth=1.75, clip=True).encode(y=y, strokeDash=_dashes(series))
     nearest = alt.selection_point(
         name="nearest", nearest=True, on="pointerover", clear="pointerout", fields=["x", "series"], empty=False
     )
     form = ".2%" if quantity == "accuracy" else ".4~r"
-    marks = base.mark_point(filled=True, size=64).encode(
+    marks = base.mark_point(filled=True, size=64, clip=True).encode(
         y=y,
         opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
         tooltip=[
@@ -116,7 +122,7 @@ def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> 
       The specification as JSON values.
     """
     base = alt.Chart(alt.Data(values=[_row(point) for point in points])).encode(
-        y=alt.Y("series:N", sort=list(series), title=None, axis=alt.Axis(labelLimit=140, ticks=False, domain=False)),
+        y=alt.Y("series:N", sort=list(series), title=None, axis=alt.Axis(labelLimit=180, ticks=False, domain=False)),
         color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=None),
         tooltip=[
             alt.Tooltip("series:N", title="series"),
@@ -164,7 +170,13 @@ def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
     legend = alt.Legend(title=None, orient="top", columns=columns, symbolType="stroke", symbolOpacity=1)
     return (
         alt.Chart(alt.Data(values=rows))
-        .transform_filter("!isArray(zoom.x) || inrange(datum.x, zoom.x)")
+        .transform_window(
+            frame=[None, None],
+            sort=[alt.SortField("x")],
+            groupby=["series"],
+            window=[alt.WindowFieldDef(op=op, field="x", **{"as": name}) for op, name in _NEIGHBOURS.items()],
+        )
+        .transform_filter(_SHOWN)
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
             color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend if named else None),
