@@ -142,6 +142,15 @@ def test_what_the_scale_does_not_need_is_not_said():
     assert "blue" not in " ".join(words(sheet(IMAGES, {"gradient": SIGNED**2})))
 
 
+def test_the_true_class_is_said_where_another_is_explained():
+    classes, truths = ["cat", "dog", "cat"], ["cat", "cat", "cat"]
+    figure = sheet(IMAGES, {"gradient": np.abs(SIGNED)}, (), classes, [0.5, 0.6, 0.7], truths=truths)
+    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert said == ["cat (50%)", "dog (60%), is cat", "cat (70%)"]
+    with pytest.raises(InputError, match="2 true classes were given; expected 3"):
+        sheet(IMAGES, {"gradient": np.abs(SIGNED)}, (), classes, [0.5, 0.6, 0.7], truths=truths[:2])
+
+
 def test_a_map_that_is_zero_everywhere_says_so_in_its_own_place():
     empty = np.abs(SIGNED)
     empty[1] = 0

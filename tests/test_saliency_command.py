@@ -95,6 +95,8 @@ def test_each_method_s_maps_are_kept_with_all_that_made_them(capsys, run, here):
     np.testing.assert_allclose(
         [image["probability"] for image in printed["images"]], jax.nn.softmax(logits).max(-1), rtol=1e-5
     )
+    labels = open_split(DataConfig("digits"), "test", 0).read(indices)[1]
+    assert [image["true"] for image in printed["images"]] == [str(label) for label in labels]
     for name in QUICK:
         arrays, about = kept(here / "saliency-digits" / name / f"{name}.npz")
         np.testing.assert_array_equal(arrays["indices"], indices)

@@ -174,7 +174,7 @@ def _say(sentence: str) -> None:
 
 def _explained(chosen: Chosen) -> dict[str, Any]:
     """The images and what is explained of them, as JSON values."""
-    images = [
+    images: list[dict[str, Any]] = [
         {"index": index, "target": target, "class": name, "probability": probability}
         for index, target, name, probability in zip(
             chosen.indices.tolist(),
@@ -184,11 +184,16 @@ def _explained(chosen: Chosen) -> dict[str, Any]:
             strict=True,
         )
     ]
-    files = chosen.files
-    return {"images": [image | ({} if files is None else {"file": files[i]}) for i, image in enumerate(images)]}
+    known = {"file": chosen.files, "true": chosen.truths}
+    for name, values in known.items():
+        for image, value in zip(images, values or (), strict=bool(values)):
+            image[name] = value
+    return {"images": images}
 
 
 def _print_explained(chosen: Chosen, more: Sequence[str] | None = None) -> None:
     files = chosen.files or [f"image {index}" for index in chosen.indices]
     for row, (file, name, probability) in enumerate(zip(files, chosen.classes, chosen.probabilities, strict=True)):
-        print(f"{file}: {name} {probability:.1%}{'' if more is None else f', {more[row]}'}")
+        truth = name if chosen.truths is None else chosen.truths[row]
+        other = "" if truth == name else f", is {truth}"
+        print(f"{file}: {name} {probability:.1%}{other}{'' if more is None else f', {more[row]}'}")

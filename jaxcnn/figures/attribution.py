@@ -74,6 +74,7 @@ def sheet(
     classes: Sequence[str] | None = None,
     probabilities: ArrayLike | None = None,
     *,
+    truths: Sequence[str] | None = None,
     percentile: float = 99.0,
     width: float = style.PAGE,
 ) -> Figure:
@@ -88,6 +89,7 @@ def sheet(
       signed: the titles of those whose sign has a meaning; every other value must be at least 0.
       classes: N names of the classes explained.
       probabilities: [N], of those classes, in [0, 1].
+      truths: N names of the true classes, said where they are others.
       percentile: of |map|, in (0, 100]; 100 clips nothing.
       width: of the figure in inches; few methods take less.
 
@@ -103,7 +105,7 @@ def sheet(
         raise InputError(f"maps are of {list(maps)}, signed {list(signed)}; expected a method, and signed ones of them")
     heats = {title: as_heat(heat, pictures, signed=title in signed, name=title) for title, heat in maps.items()}
     values = [heat / quantiles(heat, percentile) for heat in heats.values()]
-    texts = captions(len(pictures), classes, probabilities)
+    texts = captions(len(pictures), classes, probabilities, truths)
 
     titles = list(heats)
     layout = _layout(titles, width)

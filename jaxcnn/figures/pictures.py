@@ -85,13 +85,16 @@ def quantiles(heat: np.ndarray, percentile: float, *, each: bool = True) -> np.n
     return np.where(limits > 0, limits, 1.0)
 
 
-def captions(count: int, classes: Sequence[str] | None, probabilities: ArrayLike | None) -> list[str]:
-    """What stands above each picture: "cat (93%)".
+def captions(
+    count: int, classes: Sequence[str] | None, probabilities: ArrayLike | None, truths: Sequence[str] | None = None
+) -> list[str]:
+    """What stands above each picture: "cat (93%)", or "cat (93%), is dog".
 
     Args:
       count: of the pictures.
       classes: their names, one for each picture.
       probabilities: one for each picture, in [0, 1].
+      truths: the true classes, named where they are others.
 
     Returns:
       Lines, empty where nothing is known.
@@ -102,12 +105,19 @@ def captions(count: int, classes: Sequence[str] | None, probabilities: ArrayLike
     names = [""] * count if classes is None else list(classes)
     if len(names) != count:
         raise InputError(f"{len(names)} classes were given; expected {count}, one for each image")
+    if truths is not None and len(truths) != count:
+        raise InputError(f"{len(truths)} true classes were given; expected {count}, one for each image")
+    known = names if truths is None else truths
+    ends = ["" if truth == name else f", is {truth}" for name, truth in zip(names, known, strict=True)]
     if probabilities is None:
-        return names
+        return [name + end for name, end in zip(names, ends, strict=True)]
     shares = np.asarray(probabilities)
     if shares.shape != (count,) or not (shares.min() >= 0 and shares.max() <= 1):
         raise InputError(f"probabilities are {shares}; expected {count} values in [0, 1]")
-    return [f"{name} ({share:.0%})" if name else f"{share:.0%}" for name, share in zip(names, shares, strict=True)]
+    return [
+        (f"{name} ({share:.0%})" if name else f"{share:.0%}") + end
+        for name, share, end in zip(names, shares, ends, strict=True)
+    ]
 
 
 def color_bar(figure: Figure, mappable: ScalarMappable, base: float, limit: float, *, clipped: bool) -> None:

@@ -48,6 +48,7 @@ class Chosen:
       images: in [0, 1].
       targets: the classes.
       probabilities: of the classes.
+      truths: names of the true classes; None where nothing says them.
     """
 
     subject: Subject
@@ -55,6 +56,7 @@ class Chosen:
     images: Float[np.ndarray, "n h w c"]
     targets: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, " n"]
+    truths: list[str] | None = None
 
     @property
     def files(self) -> list[str] | None:
@@ -136,11 +138,12 @@ def choose(subject: Subject, targets: Sequence[str] = (), *, limit: int) -> Chos
                 f"{len(numbers)} targets were given for {len(indices)} images; expected one, or one for each"
             )
         classes = np.resize(np.array(numbers, np.int32), len(indices))
-    images = subject.read(indices)
+    images, truths = subject.read_named(indices)
     network = subject.network
     question = attribution.ask(network.model, network.state, images, classes, output="probability").resolved()
     probabilities = question.scores(question.images)
-    return Chosen(subject, indices, images, np.asarray(question.classes), np.clip(np.asarray(probabilities), 0, 1))
+    shares = np.clip(np.asarray(probabilities), 0, 1)
+    return Chosen(subject, indices, images, np.asarray(question.classes), shares, truths)
 
 
 def pick(chosen: Chosen, methods: Sequence[str], say: Say) -> tuple[dict[str, Method], dict[str, str]]:
@@ -239,6 +242,7 @@ def draw_saliency(
             signed,
             chosen.classes[some],
             chosen.probabilities[some],
+            truths=None if chosen.truths is None else chosen.truths[some],
         )
         for file, some in _handfuls("sheet", len(chosen.images), most)
     }

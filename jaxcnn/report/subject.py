@@ -106,6 +106,13 @@ class Subject:
         """
         return self.source.read(indices)[0].astype(np.float32) / 255
 
+    def read_named(self, indices: Any) -> tuple[Float[np.ndarray, "n h w c"], list[str] | None]:
+        """As `read`, with the names of the true classes, if they are known."""
+        pixels, labels = self.source.read(indices)
+        names = self.source.class_names
+        truths = [names[k] for k in labels] if self.labelled and len(names) > int(max(labels)) else None
+        return pixels.astype(np.float32) / 255, truths
+
     def batches(self, size: int = BATCH) -> Iterator[Float[np.ndarray, "n h w c"]]:
         """All images once, in their order, read when they are asked for."""
         count = len(self.source)
