@@ -21,7 +21,6 @@ KEYED = 3
 """Lines that a chart's legend names at most; of more, the page has one key for all charts (`key`)."""
 _HEIGHT = 240
 _SHADES = 7  # colours that the page has; lines beyond them are dashed
-_NEIGHBOURS = {"lag": "before", "lead": "after"}
 # What is shown of a line reaches to the next points outside, so that few points can be zoomed too.
 _SHOWN = (
     "!isArray(zoom.x) || ((isValid(datum.before) ? datum.before : datum.x) <= zoom.x[1]"
@@ -170,12 +169,7 @@ def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
     legend = alt.Legend(title=None, orient="top", columns=columns, symbolType="stroke", symbolOpacity=1)
     return (
         alt.Chart(alt.Data(values=rows))
-        .transform_window(
-            frame=[None, None],
-            sort=[alt.SortField("x")],
-            groupby=["series"],
-            window=[alt.WindowFieldDef(op=op, field="x", **{"as": name}) for op, name in _NEIGHBOURS.items()],
-        )
+        .transform_window(before="lag(x)", after="lead(x)", sort=[alt.SortField("x")], groupby=["series"])
         .transform_filter(_SHOWN)
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
