@@ -215,7 +215,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: f
         axes.set_xticks(range(len(positions)), positions, rotation=0 if _fit(positions, room) else 90)
         axes.set_xlim(-0.5, len(positions) - 0.5)
     else:
-        if positions[0] > 0 and positions[-1] >= 20 * positions[0]:
+        if positions[0] > 0 and positions[-1] >= 10 * positions[0]:
             axes.set_xscale("log")
         if len(positions) <= _CROWD:
             axes.set_xticks(positions, [style.number(float(position)) for position in positions])
