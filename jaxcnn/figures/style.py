@@ -191,6 +191,6 @@ def _write(path: Path, content: memoryview) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # nobody knows the partial file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # nobody knows the partial file
     finally:
         partial.unlink(missing_ok=True)
