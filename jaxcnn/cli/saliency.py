@@ -184,10 +184,10 @@ def _explained(chosen: Chosen) -> dict[str, Any]:
             strict=True,
         )
     ]
-    known = {"file": chosen.files, "true": chosen.truths}
-    for name, values in known.items():
-        for image, value in zip(images, values or (), strict=bool(values)):
-            image[name] = value
+    for name, values in (("file", chosen.files), ("true", chosen.truths)):
+        if values is not None:
+            for image, value in zip(images, values, strict=True):
+                image[name] = value
     return {"images": images}
 
 
