@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -64,9 +65,13 @@ def occluded(count: int = 3, side: int = 7, **options: object):
     tops, lefts = np.arange(side) * 3, np.arange(side) * 4
     chances = np.linspace(0.1, 0.8, count * side * side).reshape(count, side, side)
     classes = (np.arange(count * side * side).reshape(count, side, side) // 9) % 12
-    names = [f"a class of a rather long name, {k}" for k in range(12)]
-    given = {"targets": np.arange(count), "whole": np.full(count, 0.5), **options}
-    return occlusion(IMAGES[:count], chances, classes, tops, lefts, 4, names, **given)
+    given = {
+        "names": [f"a class of a rather long name, {k}" for k in range(12)],
+        "targets": np.arange(count),
+        "whole": np.full(count, 0.5),
+        **options,
+    }
+    return occlusion(IMAGES[:count], chances, classes, tops, lefts, 4, **given)
 
 
 NAMES = ["head", "fire9", "fire8"]
@@ -142,13 +147,18 @@ def test_what_the_scale_does_not_need_is_not_said():
     assert "blue" not in " ".join(words(sheet(IMAGES, {"gradient": SIGNED**2})))
 
 
-def test_the_true_class_is_said_where_another_is_explained():
+@pytest.mark.parametrize("draw", ["sheet", "saliency", "occlusion"])
+def test_the_true_class_is_said_where_another_is_explained(draw):
     classes, truths = ["cat", "dog", "cat"], ["cat", "cat", "cat"]
-    figure = sheet(IMAGES, {"gradient": np.abs(SIGNED)}, (), classes, [0.5, 0.6, 0.7], truths=truths)
-    said = [text.get_text() for axes in figure.axes for text in axes.texts]
+    draws = {
+        "sheet": partial(sheet, IMAGES, {"gradient": np.abs(SIGNED)}, (), classes, [0.5, 0.6, 0.7]),
+        "saliency": partial(saliency, IMAGES, np.abs(SIGNED), classes, [0.5, 0.6, 0.7]),
+        "occlusion": partial(occluded, names=["cat", "dog", *"0123456789"], targets=[0, 1, 0], whole=[0.5, 0.6, 0.7]),
+    }
+    said = [text.get_text() for axes in draws[draw](truths=truths).axes for text in axes.texts]
     assert said == ["cat (50%)", "dog (60%), is cat", "cat (70%)"]
     with pytest.raises(InputError, match="2 true classes were given; expected 3"):
-        sheet(IMAGES, {"gradient": np.abs(SIGNED)}, (), classes, [0.5, 0.6, 0.7], truths=truths[:2])
+        draws[draw](truths=truths[:2])
 
 
 def test_a_map_that_is_zero_everywhere_says_so_in_its_own_place():

@@ -37,6 +37,7 @@ def occlusion(
     targets: ArrayLike,
     whole: ArrayLike,
     *,
+    truths: Sequence[str] | None = None,
     value: float = 0.5,
     width: float = style.PAGE,
 ) -> Figure:
@@ -55,6 +56,7 @@ def occlusion(
       names: of all classes.
       targets: the classes explained, [N].
       whole: their probabilities with nothing hidden, [N], in [0, 1].
+      truths: N names of the true classes, said where they are others.
       value: grey of the patch, 0 black and 1 white.
       width: of the figure in inches.
 
@@ -69,7 +71,7 @@ def occlusion(
     chances, likely, explained = np.asarray(probabilities), np.asarray(classes), np.asarray(targets)
     rows, columns = np.asarray(tops), np.asarray(lefts)
     _check(pictures, chances, likely, explained, rows, columns, names)
-    texts = captions(len(pictures), [names[int(k)] for k in explained], whole)
+    texts = captions(len(pictures), [names[int(k)] for k in explained], whole, truths)
 
     high, wide = pictures.shape[1:3]
     cell = (width - 4 * _GAP - _BAR - _NAMES) / 3

@@ -23,6 +23,7 @@ def saliency(
     classes: Sequence[str] | None = None,
     probabilities: ArrayLike | None = None,
     *,
+    truths: Sequence[str] | None = None,
     quantity: str = "saliency",
     signed: bool = False,
     scale: Literal["each", "all"] = "each",
@@ -39,6 +40,7 @@ def saliency(
       maps: [N, H, W], of the pictures' size.
       classes: N names of the classes explained.
       probabilities: [N], of those classes, in [0, 1].
+      truths: N names of the true classes, said where they are others.
       quantity: what the maps hold, for the colour bar.
       signed: whether the sign has a meaning; otherwise every value must be at least 0.
       scale: one percentile for "each" map, whose values become shares of it, or one for "all" maps in their own unit.
@@ -54,7 +56,7 @@ def saliency(
     pictures = as_pictures(images)
     heat = as_heat(maps, pictures, signed=signed)
     count, height, wide = heat.shape
-    texts = captions(count, classes, probabilities)
+    texts = captions(count, classes, probabilities, truths)
 
     each = scale == "each"
     limits = quantiles(heat, percentile, each=each)

@@ -72,6 +72,7 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
             saliency.gradient(model, state, pictures),
             [spec.class_names[k] for k in predicted[explained]],
             probabilities[explained].max(axis=1),
+            truths=[spec.class_names[k] for k in labels[explained]],
         ),
         **_diagnostics(run.metrics(directory).read()),
         **_time(Path(directory)),

@@ -224,6 +224,7 @@ def draw_saliency(
                 heat[some],
                 chosen.classes[some],
                 chosen.probabilities[some],
+                truths=None if chosen.truths is None else chosen.truths[some],
                 quantity=method.title,
                 signed=method.signed,
                 width=PAGE,
@@ -293,6 +294,7 @@ def draw_occlusion(
             subject.class_names,
             chosen.targets[some],
             chosen.probabilities[some],
+            truths=None if chosen.truths is None else chosen.truths[some],
             value=value,
         )
         for file, some in _handfuls("occlusion", len(chances), _OCCLUDED)
