@@ -107,6 +107,14 @@ def test_table_of_labels(tmp_path):
     np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 2)
 
 
+def test_table_written_on_windows(tmp_path):
+    rows = ["label ,file", "", *(f"{'b' if i % 2 else 'a'},pictures\\{i}.png" for i in range(4))]
+    config = folder_config(write_table(tmp_path, "\r\n".join(rows), "utf-8-sig"))
+    assert (tmp_path / "labels.csv").read_bytes().count(b"\r\n") == 5
+    images, labels = pipeline.decode(data.open_split(config, "train", 0))
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 2)
+
+
 def test_table_with_splits(tmp_path):
     text = "split,label,file\ntrain,a,pictures/0.png\nval,a,pictures/1.png\ntrain,b,pictures/3.png\n"
     config = folder_config(write_table(tmp_path, text))
@@ -117,14 +125,23 @@ def test_table_with_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has the columns none; expected file"),
-        ("file,class\npictures/0.png,a\n", "has the columns file, class; expected label"),
+        ("", "has the columns none; expected file and label"),
+        ("\n\n", "has the columns none; expected file and label"),
+        ("file,class\npictures/0.png,a\n", "has the columns file, class; expected file and label"),
+        ("file;label\npictures/0.png;a\n", "has the columns file;label; expected file and label.* commas"),
+        ("file,label,label\npictures/0.png,a,b\n", "columns file, label, label; expected file and label, once each"),
+        ("file,label\npictures/0.png,a,b\n", r"line 2, has 3 values; expected 2, and quotation marks"),
         ("file,label\n", "lists no pictures"),
         ("file,label\npictures/0.png,a\npictures/1.png,\n", r"line 3, has no label"),
         ("file,label\npictures/0.png\n", r"line 2, has no label"),
         ("file,label\n,a\n", r"line 2, has no file"),
         ("file,label\npictures/9.png,a\n", r"line 2, names .*pictures/9\.png, which is not there"),
-        ("file,label\npictures/0.png,a\npictures/0.png,b\n", r"lists .*0\.png twice"),
+        ("file,label\npictures/0.png,a\npictures/0.png,b\n", r"line 3, lists .*0\.png a second time"),
+        ("file,label\npictures/0.png,a\n./pictures/0.png,a\n", r"line 3, lists .*0\.png a second time"),
+        ('file,label\n"pictures/0.png,a\n' + 999 * "pictures/1.png,a\n", "has no label"),
+        ('file,label\n"' + 9999 * "pictures/0.png,a\n", r"line \d+, is no line of a table: field larger"),
+        (f"file,label\n{300 * 'long'}.png,a\n", r"line 2, names .*long\.png, which is not there"),
+        ("file,label\npictures,a\n", "line 2, names .*pictures, which is not there"),
         ("file,label,split\npictures/0.png,a,learn\n", r"line 2, has the split 'learn'; expected train"),
         ("file,label,split\npictures/0.png,a,\n", r"line 2, has no split"),
         ("file,label,split\npictures/0.png,a,test\n", r"has the splits test; expected train"),

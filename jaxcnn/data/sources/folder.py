@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,29 +160,41 @@ def _from_table(folder: Path) -> list[Picture]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table} cannot be read as UTF-8 text: {error}") from error
-    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    columns = rows.fieldnames or []
-    if missing := [name for name in ("file", "label") if name not in columns]:
-        raise InputError(f"{table} has the columns {', '.join(columns) or 'none'}; expected {missing[0]} among them")
-    pictures = []
-    for row in rows:
-        where = f"{table}, line {rows.line_num},"
-        for column in ("file", "label", *(["split"] if "split" in columns else [])):
-            if not (row[column] or "").strip():
+    lines = csv.reader(text.splitlines(), skipinitialspace=True)
+    try:
+        rows = [(lines.line_num, [value.strip() for value in line]) for line in lines if line]
+    except csv.Error as error:
+        raise InputError(f"{table}, line {lines.line_num}, is no line of a table: {error}") from error
+    columns = rows[0][1] if rows else []
+    known = [name for name in ("file", "label", "split") if name in columns]
+    if known[:2] != ["file", "label"] or any(columns.count(name) > 1 for name in known):
+        found = ", ".join(columns) or "none"
+        raise InputError(f"{table} has the columns {found}; expected file and label, once each, with commas between")
+    pictures: dict[Path, Picture] = {}
+    for number, values in rows[1:]:
+        where = f"{table}, line {number},"
+        if len(values) > len(columns):
+            raise InputError(
+                f"{where} has {len(values)} values; expected {len(columns)}, and quotation marks around one that holds "
+                "a comma"
+            )
+        row = dict(zip(columns, values, strict=False))
+        for column in known:
+            if not row.get(column):
                 raise InputError(f"{where} has no {column}; expected one in each line")
-        split = row["split"].strip() if "split" in columns else None
+        split = row.get("split")
         if split is not None and split not in SPLITS:
             raise InputError(f"{where} has the split {split!r}; expected {', '.join(SPLITS)}")
-        path = folder / row["file"].strip()
-        if not path.is_file():
-            raise InputError(f"{where} names {path}, which is not there")
-        pictures.append(Picture(path, row["label"].strip(), split and SPLITS[split]))
+        names = (row["file"], row["file"].replace("\\", "/"))  # as tables written on Windows have them
+        path = next((folder / name for name in names if os.path.isfile(folder / name)), None)
+        if path is None:
+            raise InputError(f"{where} names {folder / row['file']}, which is not there")
+        if path in pictures:
+            raise InputError(f"{where} lists {path} a second time; expected each file once")
+        pictures[path] = Picture(path, row["label"], split and SPLITS[split])
     if not pictures:
         raise InputError(f"{table} lists no pictures; expected one in each line")
-    files = [picture.path for picture in pictures]
-    if len(set(files)) < len(files):
-        raise InputError(f"{table} lists {next(f for f in files if files.count(f) > 1)} twice; expected each file once")
-    return pictures
+    return list(pictures.values())
 
 
 def _subfolders(folder: Path) -> list[Path]:
