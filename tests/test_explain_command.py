@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -320,6 +321,19 @@ def test_another_dataset_may_be_looked_at(files):
     assert subject.origin == "images of the test split of digits"
     with pytest.raises(InputError, match="there is no validation split"):
         open_subject(network, dataset="digits", split="validation")
+
+
+def test_the_true_classes_are_known_where_the_network_calls_them_so_too(run, files, folder, tmp_path):
+    labels = list(map(str, open_split(DataConfig("digits"), "test", 0).read([0, 1])[1]))
+    assert open_subject(open_network(run)).read_named([0, 1])[1] == labels
+    assert open_subject(open_network(run), images=str(folder)).read_named([0])[1] is None  # nothing says them
+    spelt = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for names, truths in ((spelt, None), ((), labels)):
+        file = tmp_path / f"{len(names)}.npz"
+        known = open_network("lenet5", weights=files["lenet5"])
+        weights.write(file, dataclasses.replace(known.spec, class_names=names), known.state)
+        subject = open_subject(open_network("lenet5", weights=str(file)), dataset="digits", image_size=28)
+        assert subject.read_named([0, 1])[1] == truths
 
 
 @pytest.mark.slow

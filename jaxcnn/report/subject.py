@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcnn import config, models, run
-from jaxcnn.config import DataConfig, ModelSpec
+from jaxcnn.config import DataConfig, ModelSpec, split_name
 from jaxcnn.data import imagenet, open_split
 from jaxcnn.data.photographs import PhotographSource, open_photographs
 from jaxcnn.data.spec import Source, Split
@@ -50,7 +50,7 @@ class Network:
     @property
     def title(self) -> str:
         """As figures and folders are called after it: the last part of the name."""
-        return Path(self.name).resolve().name
+        return Path(split_name(self.name)[1]).resolve().name
 
     def about(self) -> dict[str, Any]:
         """What says which network this was, as JSON values."""
@@ -107,11 +107,11 @@ class Subject:
         return self.source.read(indices)[0].astype(np.float32) / 255
 
     def read_named(self, indices: Any) -> tuple[Float[np.ndarray, "n h w c"], list[str] | None]:
-        """As `read`, with the names of the true classes, if they are known."""
+        """As `read`, with the names of the true classes, if they are known and the network knows all of the images'."""
         pixels, labels = self.source.read(indices)
         names = self.source.class_names
-        truths = [names[k] for k in labels] if self.labelled and len(names) > int(max(labels)) else None
-        return pixels.astype(np.float32) / 255, truths
+        comparable = self.labelled and len(names) > int(max(labels)) and set(names) <= set(self.class_names)
+        return pixels.astype(np.float32) / 255, [names[k] for k in labels] if comparable else None
 
     def batches(self, size: int = BATCH) -> Iterator[Float[np.ndarray, "n h w c"]]:
         """All images once, in their order, read when they are asked for."""
@@ -139,6 +139,7 @@ def open_network(name: str, *, weights: str | None = None, checkpoint: Which | N
             raise InputError(
                 f"checkpoint is {checkpoint}; expected none with weights from a file, which have one state"
             )
+        name = config.absolute_name(name)
         loaded = load_named(name, weights)
         with Path(weights).open("rb") as file:
             return Network(name, weights, hashlib.file_digest(file, "sha256").hexdigest(), *loaded)
