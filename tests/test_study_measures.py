@@ -124,6 +124,24 @@ def test_what_was_measured_of_other_runs_is_measured_again(ended):
     assert study_measures.collect(chosen, ended, **WHERE)["alone"]["plain"].values.tolist() == [[0.5]]
 
 
+def test_what_an_earlier_version_measured_stands(ended):
+    calls = []
+
+    def counting(run) -> dict[float, float]:
+        calls.append(seed_of(run))
+        return crops(run)
+
+    chosen = asking(crops=dataclasses.replace(MEASURES["crops"], of=counting))
+    for values in ([[1.0, 0.25], [10.0, 0.5]], [[1.0, 0.75], [10.0, 1.0]]):  # the later record of the two counts
+        Metrics(ended / "plain" / "measures.jsonl").append(
+            {"step": 0, "measure": "crops", "seeds": [0], "values": values}
+        )
+    assert study_measures.collect(chosen, ended, **WHERE)["crops"]["plain"].values.tolist() == [[0.75, 1.0]]
+    study_measures.measure(chosen, ended, **WHERE)
+    assert ("plain", 0) not in calls
+    assert ("plain", 5) in calls
+
+
 def test_runs_are_measured_together_in_groups_of_seeds(ended):
     chosen = asking(ensembles=MEASURES["ensembles"])
     study_measures.measure(chosen, ended, **WHERE)  # of three seeds the last is left over

@@ -62,7 +62,8 @@ def read(file: Path, about: Mapping[str, Any], names: Collection[str], *, what: 
         return None
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{file} is not {what} that can go on ({first_line(error)}); expected none, or one begun by this command"
+            f"{file} is not {what} that can go on ({first_line(error)}); expected one that this command began: delete "
+            "the file, or choose another --output"
         ) from error
     if held != about:
         other = next(name for name in {**about, **held} if about.get(name) != held.get(name))

@@ -87,7 +87,7 @@ def measure(
         kept = _kept(directory, arm)
         runs = [run_directory(directory, arm, seed) for seed in group]
         known = _identity(name, group, runs)
-        if any(record.items() >= known.items() for record in kept.read()):
+        if any(_of(record, known) for record in kept.read()):
             continue
         if any(end is None or end.diverged for end in map(ended, runs)):
             continue
@@ -152,7 +152,7 @@ def _collected(
         known = [_identity(name, group, [run_directory(directory, arm, seed) for seed in group]) for group in wanted]
         records = kept.read()
         try:
-            found = [[r["values"] for r in records if r.items() >= group.items()] for group in known]
+            found = [[r["values"] for r in records if _of(r, group)] for group in known]
             chosen = [dict(values[-1]) for values in found if values]
             if not chosen:
                 continue
@@ -169,6 +169,11 @@ def _collected(
 def _identity(name: str, group: Sequence[int], runs: Sequence[Path]) -> dict[str, Any]:
     """What a record is of; runs are told apart by their metrics, which two trainings that differ do not share."""
     return {"measure": name, "seeds": list(group), "runs": [metrics(run).digest() for run in runs]}
+
+
+def _of(record: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a record is of these runs; those of an earlier version do not say of which, and stand for any."""
+    return {"runs": known["runs"], **record}.items() >= known.items()
 
 
 def _kept(directory: str | Path, arm: str) -> Metrics:
