@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias
 
-from jaxcnn.config import Experiment
+from jaxcnn.config import Experiment, absolute_name
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.registry import execute
 from jaxcnn.study import Study
@@ -79,9 +80,14 @@ def load_study(name: str) -> tuple[Study, str]:
 
 def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) -> Experiment:
     """The experiment with a network that its own file registers called by its full name, see `jaxcnn.models.create`."""
-    if experiment.model.name not in getattr(module, "MODELS", {}):
+    name, registered = experiment.model.name, getattr(module, "MODELS", None)
+    if not isinstance(registered, Mapping):
         return experiment
-    return replace(experiment, model=replace(experiment.model, name=f"{path}:{experiment.model.name}"))
+    from jaxcnn.models.registration import Registration  # only now, as it takes Flax with it
+
+    if not isinstance(registered.get(name), Registration):
+        return experiment
+    return replace(experiment, model=replace(experiment.model, name=absolute_name(f"{path}:{name}")))
 
 
 def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
@@ -92,5 +98,5 @@ def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
     if not path.is_file():
         article = "an experiment" if kind == "experiment" else "a study"
         raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
-    module = execute(path, kind)
+    module = execute(path.absolute())
     return path, module, (module.__doc__ or "").strip().partition("\n")[0]

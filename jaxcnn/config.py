@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import InputError, unknown_name
@@ -276,6 +276,12 @@ def split_name(name: str) -> tuple[str | None, str]:
     return (file, own) if file.endswith(".py") else (None, name)
 
 
+def absolute_name(name: str) -> str:
+    """The name of a network, which finds its file from any folder."""
+    file, own = split_name(name)
+    return own if file is None else f"{Path(file).expanduser().absolute()}:{own}"
+
+
 def to_json(value: Any) -> dict[str, Any]:
     """A dataclass of this module as JSON objects, arrays and numbers."""
     return json.loads(json.dumps(dataclasses.asdict(value), allow_nan=False))
@@ -327,6 +333,7 @@ def difference(old: Experiment, new: Experiment) -> str | None:
     for flat in (before, after):
         for name in _MOVING:
             flat[name] = flat.get(name) and "/".join(PurePath(flat[name]).parts[-2:])
+        flat["model.name"] = PurePath(flat["model.name"]).name  # a user's own file may lie elsewhere
     for name in sorted(before.keys() | after.keys()):
         if name not in _INCONSEQUENTIAL and before.get(name) != after.get(name):
             return f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"

@@ -5,11 +5,12 @@ A file of a user's own registers in the same way.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,27 +40,36 @@ def discover(package: str, attribute: str) -> dict[str, Any]:
     return dict(sorted(found.items()))
 
 
-def execute(file: Path, kind: str) -> ModuleType:
-    """The module in a file that belongs to no package, executed anew.
+def execute(file: Path) -> ModuleType:
+    """The module in a file that belongs to no package, executed once for each content that the file has.
 
     Args:
-      file: ends in .py.
-      kind: what is looked for in it, a part of the module's name.
+      file: in Python.
 
     Raises:
-      InputError: whatever the file raises.
+      InputError: the file cannot be read, or whatever it raises.
     """
-    spec = importlib.util.spec_from_file_location(f"jaxcnn_{kind}_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    return _executed(file, content)
+
+
+@cache
+def _executed(file: Path, content: bytes) -> ModuleType:
+    module = ModuleType(f"jaxcnn_{file.stem}_{hashlib.sha256(content).hexdigest()[:8]}")
+    module.__file__ = str(file)
     sys.modules[module.__name__] = module  # where dataclasses look for what their annotations name
     try:
-        spec.loader.exec_module(module)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+        exec(compile(content, file, "exec", dont_inherit=True), vars(module))
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        if isinstance(error, InputError):
+            raise InputError(f"{file}: {error}") from error
+        if isinstance(error, Exception | SystemExit):
+            raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 

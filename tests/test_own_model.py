@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from commands import invoke
 
 import jaxcnn
-from jaxcnn import catalog, models
+from jaxcnn import catalog, models, run
 from jaxcnn.errors import InputError
 from jaxcnn.interop import weights
+from jaxcnn.report.subject import open_network
 
 FILE = '''"""Softmax regression."""
 
@@ -78,7 +80,6 @@ def test_it_is_trained_and_opened_from_anywhere(trained, here, capsys, monkeypat
     status, out, _ = invoke(capsys, "summary", here / "runs" / "own", "--json")
     assert (status, json.loads(out)["model"], json.loads(out)["totals"]["parameters"]) == (0, "softmax", 650)
     (here / "own.py").rename(here / "other.py")
-    models._registered_in.cache_clear()
     status, _, err = invoke(capsys, "evaluate", here / "runs" / "own")
     assert (status, "own.py does not exist; expected the file that defines the network" in err) == (2, True)
 
@@ -98,6 +99,7 @@ def test_its_weights_are_written_and_read_by_the_name_alone(trained, here, capsy
     assert jaxcnn.load("own.py:softmax", weights="own.npz")[0].scale == 0.5
     status, _, err = invoke(capsys, "convert", "own.npz", "own.pth")
     assert (status, "unknown model 'softmax'" in err) == (2, True)
+    assert "(one in a file of your own is FILE.py:softmax)" in err
     assert invoke(capsys, "convert", "own.npz", "own.pth", "--model", "own.py:softmax")[0] == 0
     assert jaxcnn.load("own.py:softmax", weights="own.pth")[0].scale == 0.5
 
@@ -116,6 +118,72 @@ def test_a_file_of_weights_does_not_say_what_is_executed(trained, here):
     assert not (here / "executed").exists()
 
 
+def test_a_study_goes_on_from_another_folder(here, capsys, monkeypatch):
+    assert invoke(capsys, "study", "own.py", "--run", "runs/study", "--seeds", "0")[0] == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    status, _, err = invoke(capsys, "study", "../own.py", "--run", "../runs/study", "--seeds", "0", "1")
+    assert status == 0, err
+    assert (here / "runs/study/one/seed-1/outcome.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", [["own.py"], ["lenet5_digits", "--model.name", "own.py:softmax"]])
+def test_what_a_search_found_is_trained_from_another_folder(here, capsys, monkeypatch, search):
+    network = ["--training.epochs", "1", "--data.batch-size", "160", "--trials", "1", "--run", "found"]
+    status, _, err = invoke(capsys, "search", *search, *network)
+    assert status == 0, err
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    status, _, err = invoke(
+        capsys, "search", *(word.replace("own.py", "../own.py") for word in search), *network[:-1], "../found"
+    )
+    assert status == 0, err
+    status, _, err = invoke(capsys, "train", "../found/best.py")
+    assert status == 0, err
+    name = run.read(next((here / "elsewhere/runs").iterdir()))[1].name
+    assert Path(name).is_absolute()
+    assert str(Path(name).resolve()) == f"{here}/own.py:softmax"
+
+
+def test_its_file_is_executed_once_and_anew_when_it_has_changed(here):
+    (here / "own.py").write_text(f"{FILE}\nwith open('executed', 'a') as file:\n    file.write('.')\n")
+    network = catalog.load("own.py")[0].model.name
+    assert type(models.create(network)).scale == models.options("own.py:softmax")["scale"] == 1.0
+    assert (here / "executed").read_text() == "."
+    (here / "own.py").write_text(FILE.replace("scale: float = 1.0", "scale: float = 2.0"))
+    assert models.options(network) == {"scale": 2.0}
+    (here / "own.py").write_text("VALUE = 1\nraise RuntimeError('no')")
+    with pytest.raises(InputError, match="RuntimeError: no"):
+        models.options(network)
+    assert not any(
+        getattr(module, "__file__", None) == str(here / "own.py") and hasattr(module, "VALUE")
+        for module in tuple(sys.modules.values())
+    )
+
+
+def test_it_is_found_in_the_home_directory(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.chdir("/")
+    assert models.options("~/own.py:softmax") == {"scale": 1.0}
+
+
+@pytest.mark.parametrize("value", ["5", "[1]", "{'softmax': 1}"])
+def test_a_constant_of_an_experiment_s_own_is_no_registry(here, value):
+    (here / "other.py").write_text(
+        f"{FILE.partition('MODELS =')[0]}MODELS = {value}\n"
+        "EXPERIMENT = Experiment('own', ModelConfig('lenet5'), DataConfig('digits'))\n"
+    )
+    assert catalog.load("other.py")[0].model.name == "lenet5"
+
+
+def test_its_figures_and_folders_are_called_by_its_name_alone(trained, here, capsys):
+    assert invoke(capsys, "convert", "runs/own", "own.npz")[0] == 0
+    network = open_network("own.py:softmax", weights="own.npz")
+    assert network.title == "softmax"
+    assert network.about()["network"] == f"{here}/own.py:softmax"
+
+
 def test_any_experiment_takes_it_and_so_does_a_study(here, capsys):
     status, out, _ = invoke(capsys, "train", "lenet5_digits", "--model.name", "own.py:softmax", "--help")
     assert status == 0
@@ -128,11 +196,15 @@ def test_any_experiment_takes_it_and_so_does_a_study(here, capsys):
 @pytest.mark.parametrize(
     ("text", "name", "says"),
     [
-        (FILE, "own.py:sofmax", "unknown model of own.py 'sofmax'; did you mean softmax?"),
+        (FILE, "own.py:sofmax", "own.py 'sofmax'; did you mean softmax?"),
         (FILE, "gone.py:softmax", "gone.py does not exist; expected the file that defines the network"),
         ("MODELS = [1]", "own.py:softmax", "own.py defines MODELS as [1]; expected jaxcnn.models.registration"),
         ("MODELS = {'softmax': 1}", "own.py:softmax", "own.py defines MODELS as {'softmax': 1}; expected"),
         ("raise RuntimeError('no')", "own.py:softmax", "own.py cannot be run: RuntimeError: no"),
+        ("class", "own.py:softmax", "own.py cannot be run: SyntaxError: "),
+        (FILE.replace('"softmax":', '"lenet5":'), "own.py:lenet5", "own.py registers 'lenet5', which is a network of"),
+        (FILE, "own.py", "model is 'own.py'; expected FILE.py:NAME"),
+        (FILE, "softmax", "(one in a file of your own is FILE.py:softmax)"),
     ],
 )
 def test_what_registers_no_such_network_is_refused(here, capsys, text, name, says):

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxcnn.config import ModelSpec, Option, split_name
+from jaxcnn.config import ModelSpec, Option, absolute_name, split_name
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.layers.image_model import ImageModel
 from jaxcnn.models.registration import Facts, Registration, TorchNames
@@ -24,24 +24,31 @@ def _registered() -> dict[str, Registration]:
     return discover(__name__, "MODELS")
 
 
-@cache
 def _registered_in(file: Path) -> dict[str, Registration]:
     if not file.is_file():
         raise InputError(f"{file} does not exist; expected the file that defines the network")
-    found = getattr(execute(file, "models"), "MODELS", None)
+    found = getattr(execute(file), "MODELS", None)
     if not isinstance(found, Mapping) or not all(isinstance(entry, Registration) for entry in found.values()):
         raise InputError(
             f"{file} defines MODELS as {found!r}; expected jaxcnn.models.registration.Registration by name"
         )
+    if taken := sorted(found.keys() & _registered().keys()):  # weights are noted by the name alone
+        raise InputError(f"{file} registers {taken[0]!r}, which is a network of jaxcnn; expected another name")
     return dict(found)
 
 
 def _find(name: str) -> Registration:
-    file, own = split_name(name)
-    known = _registered() if file is None else _registered_in(Path(file).absolute())
-    if own not in known:
-        raise unknown_name("model" if file is None else f"model of {file}", own, known)
-    return known[own]
+    file, own = split_name(absolute_name(name))
+    if file is not None:
+        known = _registered_in(Path(file))
+        if own not in known:
+            raise unknown_name(f"model of {file}", own, known)
+        return known[own]
+    if own.endswith(".py"):
+        raise InputError(f"model is {own!r}; expected FILE.py:NAME, the name of a network that the file registers")
+    if own not in _registered():
+        raise InputError(f"{unknown_name('model', own, _registered())} (one in a file of your own is FILE.py:{own})")
+    return _registered()[own]
 
 
 def names() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn import models
-from jaxcnn.config import Experiment, ModelSpec, from_json, split_name, to_json
+from jaxcnn.config import Experiment, ModelSpec, absolute_name, from_json, to_json
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import InputError
 from jaxcnn.train import cluster, optimizers, recovery, schedules, start
@@ -55,7 +55,6 @@ def located(experiment: Experiment) -> Experiment:
     def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().absolute())
 
-    file, own = split_name(experiment.model.name)
     return replace(
         experiment,
         data=replace(
@@ -65,7 +64,7 @@ def located(experiment: Experiment) -> Experiment:
         ),
         model=replace(
             experiment.model,
-            name=own if file is None else f"{absolute(file)}:{own}",
+            name=absolute_name(experiment.model.name),
             weights=absolute(experiment.model.weights),
         ),
     )

@@ -32,7 +32,7 @@ from jaxcnn.data import open_split
 from jaxcnn.errors import CheckpointError, InputError, first_line
 from jaxcnn.run import make_directory
 from jaxcnn.train.evaluate import Evaluation
-from jaxcnn.train.loop import train
+from jaxcnn.train.loop import located, train
 from jaxcnn.train.recovery import Diverged
 from jaxcnn.train.search_space import Space, apply, own
 from jaxcnn.train.search_storage import connect, failures, shown
@@ -130,6 +130,7 @@ def search(
     share = experiment.data.validation or VALIDATION
     if not experiment.data.validation:
         console.print(f"no images are held out: trials hold out data.validation {share}", highlight=False)
+    experiment = located(experiment)  # as all its trials and best.py are, whatever folder the search goes on from
     tried = replace(
         experiment,
         data=replace(experiment.data, validation=share),
@@ -333,7 +334,7 @@ def _claim_directory(directory: Path, described: dict[str, Any]) -> None:
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """What makes two searches train differently, or None."""
-    experiments = [config.from_json(Experiment, described["experiment"]) for described in (before, now)]
+    experiments = [located(config.from_json(Experiment, described["experiment"])) for described in (before, now)]
     if changed := config.difference(*experiments):
         return changed
     old, new = before["space"], now["space"]

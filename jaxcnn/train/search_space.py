@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from jaxcnn import models
-from jaxcnn.config import Experiment, Option, from_json, to_json
+from jaxcnn.config import Experiment, Option, absolute_name, from_json, to_json
 from jaxcnn.errors import InputError, unknown_name
 
 Distribution: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -61,6 +61,8 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
         if name in texts:
             raise InputError(f"{name} varies over {texts[name]!r} and over {text!r}; expected one of them")
         texts[name] = text
+    if "model.name" in texts:
+        texts["model.name"] = ",".join(map(absolute_name, texts["model.name"].split(",")))
     networks = texts.get("model.name", experiment.model.name).split(",")
     kinds = _kinds(experiment, networks[0])
     space: dict[str, Distribution] = {}
