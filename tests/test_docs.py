@@ -138,6 +138,32 @@ def test_the_reference_lists_every_public_module():
     assert len(site.modules()) == len(set(site.modules()))
 
 
+def test_formulas_of_docstrings_are_set_apart_line_by_line():
+    path = ROOT / "docs" / "site" / "formulas.py"
+    pytest.importorskip("griffe", reason="the reference is read with Griffe: pip install '.[docs]'")
+    spec = importlib.util.spec_from_file_location("formulas", path)
+    assert spec is not None
+    assert spec.loader is not None
+    site = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(site)
+    prose = ["Normalise every channel.", "with running = a batch, and so\ny = x.", "Args:\n  x: f = 1.\n  y = 2"]
+    formulas = {
+        "f = sum_ij <a_ij, v>": "f = sum_ij &lt;a_ij, v&gt;",
+        "dx[n, q] = a * b,  with\nits own `size`\ndW' = c*d": "dx[n, q] = a * b,  with its own size\ndW' = c*d",
+        "forward:  X_0 = x\nz, y = f(x)\nG_{l-1} ~ N(0, 1)": "forward:  X_0 = x\nz, y = f(x)\nG_{l-1} ~ N(0, 1)",
+    }
+    shown = site.set_apart("\n\n".join([*prose, *formulas])).split("\n\n")
+    assert shown[: len(prose)] == prose
+    assert shown[len(prose) :] == [f'<p class="formula"><code>{text}</code></p>' for text in formulas.values()]
+
+
+def test_the_page_of_no_address_needs_no_other_file():
+    text = hooks().on_post_template("as the theme has it", "404.html", None)
+    assert not re.search(r"""<link|src=|url\(|@import""", text)
+    assert set(re.findall(r'href="([^"]*)"', text)) == {"./"}
+    assert hooks().on_post_template("a map", "sitemap.xml", None) == "a map"
+
+
 def test_a_page_breaks_no_flag_and_leads_from_a_figure_to_itself_at_one_scale():
     site = hooks()
     from mkdocs.structure.files import File, Files

@@ -113,6 +113,11 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     return re.sub(in_a_table, lambda found: JOINT.sub(r"\g<0><wbr>", found[0]), html, flags=re.DOTALL)
 
 
+def on_post_template(output_content: str, template_name: str, config: Any) -> str:
+    """The page for an address that is none, as the theme's seeks its style from the root of the server."""
+    return (ROOT / "docs/site/404.html").read_text() if template_name == "404.html" else output_content
+
+
 def _typeset(formula: str) -> str:
     for written, shown in FORMULA.items():
         formula = re.sub(written, shown, formula)

@@ -124,7 +124,7 @@ def cut(
 def open_photographs(folder: str | Path, input_shape: tuple[int, int, int], resize: int | None) -> PhotographSource:
     """Opens a folder of photographs of ImageNet's classes.
 
-    The folder holds SYNSET*/*.jpg or CLASS/*.jpg, one folder for each class, or pictures whose own names begin with
+    The folder holds `SYNSET*/*.jpg` or `CLASS/*.jpg`, one folder for each class, or pictures whose own names begin with
     their synsets, or pictures whose names say nothing.
 
     Args:

@@ -71,7 +71,7 @@ class FolderSource(Source):
 def open_folder(config: DataConfig, split: StoredSplit) -> FolderSource:
     """Opens a split of the folder `config.directory`.
 
-    The folder holds CLASS/*.png, or SPLIT/CLASS/*.png with the splits of `SPLITS`, or labels.csv with the columns
+    The folder holds `CLASS/*.png`, or `SPLIT/CLASS/*.png` with the splits of `SPLITS`, or labels.csv with the columns
     file, label and, where wanted, split. The test split is test, else val or validation, else `spec.stratified_fifth`
     of train; a validation folder beside a test folder is left alone, since `data.validation` takes its share of train.
     Labels number the class names in sorted order. Pictures become grey if all of them are grey, else RGB.
