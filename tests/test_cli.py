@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from commands import invoke
 
 import jaxcnn
 from jaxcnn import catalog, cli, data, models
+from jaxcnn.cli import terminal
 from jaxcnn.cli.terminal import print_json
 from jaxcnn.report import gallery
 from jaxcnn.train import loop
@@ -300,3 +302,18 @@ def test_every_experiment_names_what_exists(name):
     assert set(experiment.model.options) <= set(models.options(experiment.model.name))
     assert experiment.data.dataset in data.names()
     assert f"jaxcnn train {name}" in catalog.files()[name].read_text()
+
+
+def test_a_warning_of_the_package_is_a_sentence_and_that_of_another_is_left_alone(capsys):
+    def work() -> None:
+        for file in (terminal.__file__, "elsewhere.py"):
+            for words, kind in (("a map is zero", "UserWarning"), ("an old way", "DeprecationWarning")):
+                exec(compile(f"import warnings; warnings.warn({words!r}, {kind})", str(file), "exec"), {})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        shown: list[str] = []
+        warnings.showwarning = lambda message, *_: shown.append(str(message))
+        assert terminal.exit_status(work) == 0
+    assert capsys.readouterr().err == "jaxcnn: a map is zero\n"
+    assert shown == ["an old way", "a map is zero", "an old way"]

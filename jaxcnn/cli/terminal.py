@@ -7,7 +7,10 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -20,6 +23,7 @@ from tyro.constructors import (
 
 from jaxcnn.errors import JaxcnnError
 
+_PACKAGE = Path(__file__).parents[1]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one JSON object on standard output.")]
 
 
@@ -61,13 +65,15 @@ def parse_arguments(
 
 
 def exit_status(work: Callable[[], None]) -> int:
-    """Does the work of a command, and says in a sentence on standard error what went wrong.
+    """Does the work of a command, and says in a sentence on standard error what went wrong, or what it warns of.
 
     Returns:
       0; 1 where a run failed or a file could not be written; 2 for bad usage or input; 130 after Ctrl-C.
     """
     try:
-        work()
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_say, otherwise=warnings.showwarning)
+            work()
         sys.stdout.flush()
     except JaxcnnError as error:
         print(f"jaxcnn: {error}", file=sys.stderr)
@@ -82,6 +88,23 @@ def exit_status(work: Callable[[], None]) -> int:
         print("jaxcnn: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+    *,
+    otherwise: Callable[..., None],
+) -> None:
+    """What the package itself warns of is for the user, who did not write the line that it comes from."""
+    if Path(filename).is_relative_to(_PACKAGE) and issubclass(category, UserWarning):
+        print(f"jaxcnn: {message}", file=sys.stderr)
+    else:
+        otherwise(message, category, filename, lineno, file, line)
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:
