@@ -77,6 +77,21 @@ def test_a_single_seed_has_lines_alone():
     )
 
 
+def test_after_one_epoch_intervals_stand_beside_each_other():
+    def end(mean: float, spread: float) -> Band:
+        return Band([1.0], [mean], [mean - spread], [mean + spread])
+
+    accuracy = {"a": end(0.6, 0.2), "b": end(0.5, 0.1)}
+    figure = learning_curves(dict.fromkeys(accuracy, ARMS["SGD"]), {arm: end(1.2, 0.3) for arm in accuracy}, accuracy)
+    check_legible(figure)
+    reach = [container.lines[2][0].get_segments()[0] for container in figure.axes[2].containers]
+    for (lower, upper), curve in zip(reach, accuracy.values(), strict=True):
+        assert (lower[1], upper[1]) == pytest.approx((curve.low[0], curve.high[0]))
+        assert lower[0] == upper[0] == pytest.approx(1.0, abs=0.05)
+    assert reach[0][0][0] < reach[1][0][0] < figure.axes[2].get_xlim()[1] - 0.02
+    assert {text.get_text() for text in figure.axes[2].get_yticklabels()} >= {"40", "50", "60", "70", "80"}
+
+
 def test_an_arm_that_diverged_ends_in_a_cross_and_says_so():
     mean = np.where(EPOCHS > 1, np.nan, 1.0)
     lost = np.full(3, np.nan)
@@ -136,6 +151,23 @@ def test_measures_are_the_numbers_with_their_intervals():
     np.testing.assert_allclose(upper.get_ydata(), [1.2, 2.2, 3.2])
     assert left.containers[1].lines[0].get_color() == right.containers[0].lines[0].get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_positions_that_count_on_have_a_linear_axis_and_tiny_numbers_powers_of_ten():
+    layers = list(range(1, 12))
+    falling = np.logspace(-6, 0, 11)
+    shown = Panel("gradient norm at the start", "layer", {"a": Points(layers, falling, falling / 2, falling * 2)}, True)
+    figure = measures([shown])
+    check_legible(figure)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "linear"
+    assert axes.get_ylabel() == "gradient norm at the start\n(log scale)"
+    assert {"10⁻⁵", "10⁰"} <= {text.get_text() for text in drawn(figure)}
+    sizes = [500.0, 1000.0, 5000.0]
+    counts = np.array([62_000.0, 3.0, 4.0])
+    axes = measures([Panel("weights", "images", {"a": Points(sizes, counts, counts, counts)}, False)]).axes[0]
+    assert axes.get_xscale() == "log"
+    assert "60,000" in [text.get_text() for text in axes.get_yticklabels()]
 
 
 def test_one_position_sets_the_arms_side_by_side():

@@ -9,7 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import ArrayLike
 
 from jaxcnn.errors import InputError
@@ -32,6 +38,8 @@ class Band(NamedTuple):
     high: ArrayLike
 
 
+_TALL = 115  # points of a panel's height for its label, which would otherwise reach into the legend
+_ASIDE = 0.03  # of an epoch between the marks of arms that have one place
 _MARKS = 8  # more marks than these on one line run together
 
 
@@ -79,23 +87,28 @@ def learning_curves(
     figure = style.StyledFigure(figsize=(style.PAGE, 2.3 + legend.height), layout="constrained")
     axes = figure.subplots(1, 3)
     for panel, (title, bands) in zip(axes, checked.items(), strict=True):
-        for arm, band in bands.items():
-            panel.plot(band.epochs, band.mean, markevery=max(1, -(-len(band.mean) // _MARKS)), **looks[arm])
-            panel.fill_between(band.epochs, band.low, band.high, color=looks[arm]["color"], alpha=0.2, linewidth=0)
+        for number, (arm, band) in enumerate(bands.items()):
+            look, x = looks[arm], band.epochs
+            if len(x) > 1:
+                panel.plot(x, band.mean, markevery=max(1, -(-len(x) // _MARKS)), **look)
+                panel.fill_between(x, band.low, band.high, color=look["color"], alpha=0.2, linewidth=0)
+            else:  # a band of one place would not be seen
+                x = x * (1 + _ASIDE * (number - (len(bands) - 1) / 2))
+                panel.errorbar(x, band.mean, _spread(band), capsize=2, elinewidth=0.8, **look)
             drawn = np.flatnonzero(np.isfinite(band.mean))
             if arm in diverged and drawn.size:
                 end = drawn[-1]
-                panel.plot(band.epochs[end], band.mean[end], "x", color=looks[arm]["color"], markersize=6, zorder=4)
+                panel.plot(x[end], band.mean[end], "x", color=look["color"], markersize=6, zorder=4)
         panel.set_ylabel(title)
         panel.set_xlabel("epoch")
         panel.grid(axis="y", color="0.9", linewidth=0.5)
         panel.set_axisbelow(True)
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, max(panel.get_xlim()[1], *(1.05 * band.epochs.max(initial=0) for band in bands.values())))
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     losses = [band.mean for title in list(checked)[:2] for band in checked[title].values()]
     for panel in axes[:2]:
         _scale_logarithmically(panel, np.concatenate(losses))
-    axes[2].yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    axes[2].yaxis.set_major_formatter(FuncFormatter(lambda share, _: style.number(round(100 * share, 6))))
     axes[2].set_ylabel(f"{split} accuracy (%)")
     bottom, top = axes[2].get_ylim()
     axes[2].set_ylim(max(bottom, 0), min(top, 1.01))
@@ -201,11 +214,11 @@ def _positions(panel: Panel) -> list[Any]:
 def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: float) -> None:
     positions, named = _positions(panel), isinstance(_positions(panel)[0], str)
     for number, (arm, points) in enumerate(panel.arms.items()):
-        mean, low, high = (np.asarray(values) for values in points[1:])
+        mean = np.asarray(points.mean)
         shift = _DODGE * (number - (len(panel.arms) - 1) / 2)
         x = np.array([positions.index(p) + shift for p in points.positions]) if named else np.array(points.positions)
         order = np.argsort(x)
-        spread = np.abs(np.stack([mean - low, high - mean]))
+        spread = _spread(points)
         look: dict[str, Any] = {**looks[arm], **({} if arm else {"linestyle": "none"})}
         axes.errorbar(x[order], mean[order], spread[:, order], capsize=2, elinewidth=0.8, **look)
         if (gone := np.isnan(mean)).any():
@@ -215,8 +228,9 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: f
         axes.set_xticks(range(len(positions)), positions, rotation=0 if _fit(positions, room) else 90)
         axes.set_xlim(-0.5, len(positions) - 0.5)
     else:
-        if positions[0] > 0 and positions[-1] >= 10 * positions[0]:
-            axes.set_xscale("log")
+        steps = np.diff(positions)
+        if positions[0] > 0 and positions[-1] >= 10 * positions[0] and steps.max() > 2 * steps.min():
+            axes.set_xscale("log")  # not of numbers that count on, as layers do
         if len(positions) <= _CROWD:
             axes.set_xticks(positions, [style.number(float(position)) for position in positions])
             axes.xaxis.set_minor_locator(NullLocator())
@@ -227,8 +241,17 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, dict[str, Any]], room: f
         _scale_logarithmically(axes, seen)
     elif "" in panel.arms and axes.get_ylim()[0] > 0:
         axes.set_ylim(bottom=0)  # arms side by side are compared by their height
+    if not panel.log and axes.get_ylim()[1] >= 10_000:
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def _spread(place: _Checked | Points) -> np.ndarray:
+    """How far an interval reaches below and above its mean; NaN, which is not drawn, where it has no width."""
+    mean, low, high = (np.asarray(values) for values in place[1:])
+    spread = np.abs(np.stack([mean - low, high - mean]))
+    return np.where(spread > 0, spread, np.nan)
 
 
 def _fit(names: Sequence[str], room: float) -> bool:
@@ -286,12 +309,19 @@ def _scale_logarithmically(panel: Axes, means: np.ndarray) -> None:
     """A logarithmic scale from the means: an interval may reach below zero."""
     means = means[np.isfinite(means) & (means > 0)]
     means = means if means.size else np.ones(1)
-    panel.set_ylabel(f"{panel.get_ylabel()} (log scale)")
+    label = panel.get_ylabel()
+    long = style.text_width(f"{label} (log scale)", style.RC["axes.labelsize"]) > _TALL
+    panel.set_ylabel(f"{label}{chr(10) if long else ' '}(log scale)")
     panel.set_yscale("log")
     low, high = means.min() / 1.15, means.max() * 1.15
     panel.set_ylim(low, high)
     span = high / low
     subs = (1, 1.5, 2, 3, 5, 7) if span < 1e1 else (1, 2, 5) if span < 1e2 else (1, 3) if span < 1e4 else (1,)
     panel.yaxis.set_major_locator(LogLocator(subs=subs))
-    panel.yaxis.set_major_formatter(FuncFormatter(style.number))
+    powers = low < 1e-3 and span >= 1e4  # 0.0001 above 1e-5 is hard to compare
+    panel.yaxis.set_major_formatter(FuncFormatter(_power if powers else style.number))
     panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float, _: object = None) -> str:
+    return "10" + str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
