@@ -2,16 +2,14 @@
 
 Question: What do random crops and mirror images bring when there are few images, in training and in testing?
 Source: Krizhevsky, Sutskever & Hinton, ImageNet classification with deep convolutional neural networks, 2012, section
-4.1 (crops and mirror images in training, ten crops in testing), with LeNet-5 on 1,000 images of Fashion-MNIST.
-Command: jaxcnn study augmentation_fashion_mnist --data.directory ~/tensorflow_datasets
-(15 epochs of 1,000 images; with --scale paper 60 of all that are not held out)
-Time: about two minutes of one CPU core.
-Result: over the seeds 0, 1, 2 with half a 95% t-interval, the validation loss is 0.652 +- 0.136 (none), 0.573 +-
-0.069 (flip), 0.537 +- 0.020 (crop) and 0.561 +- 0.032 (both), and the accuracy 0.821 +- 0.008, 0.819 +- 0.005, 0.806
-+- 0.023 and 0.794 +- 0.014: varied images are not learned by heart, but after as many updates accuracy has not risen.
-Ten crops lower the test accuracy of each, from 0.812 to 0.484 without augmentation and from 0.791 to 0.764 with both:
-they move the clothes by three pixels, which only networks trained with crops bear. The source's finding does not hold
-here.
+4.1 (crops and mirror images in training, ten crops in testing), with LeNet-5 on 2,000 images of CIFAR-10.
+Command: jaxcnn study augmentation_cifar10 --data.directory ~/tensorflow_datasets
+(30 epochs of 2,000 images; with --scale paper 60 of all that are not held out)
+Time: seven minutes of one CPU core.
+Result: over the seeds 0, 1, 2 with half a 95% t-interval, the test accuracy is 0.404 +- 0.038 (none), 0.442 +- 0.028
+(flip), 0.461 +- 0.007 (crop) and 0.474 +- 0.017 (both); seed by seed, both gain 0.070 +- 0.042 over none, whose
+training loss falls to 0.003. Ten crops of a test image gain 0.032 +- 0.012 after crops and 0.020 +- 0.004 after both,
+and nothing without crops in training. Both of the source's findings hold.
 """
 
 from collections.abc import Mapping
@@ -24,8 +22,8 @@ from jaxcnn.train.evaluate import evaluate_run
 ARMS: dict[str, dict[str, float]] = {
     "none": {},
     "flip": {"flip": 0.5},
-    "crop": {"crop": 2.0},
-    "crop and flip": {"crop": 2.0, "flip": 0.5},
+    "crop": {"crop": 4.0},
+    "crop and flip": {"crop": 4.0, "flip": 0.5},
 }
 
 
@@ -33,10 +31,10 @@ def arms(epochs: int, limit: int | None, log_every: int) -> dict[str, Experiment
     """The same images, seen as they are or varied anew in every epoch."""
     return {
         arm: Experiment(
-            name="augmentation_fashion_mnist",
+            name="augmentation_cifar10",
             model=ModelConfig("lenet5", {"activation": "relu", "pooling": "max"}),
-            data=DataConfig("fashion_mnist", validation=0.05, limit=limit, batch_size=25, augment=augment),
-            optimizer=OptimizerConfig("momentum", learning_rate=0.02, schedule="cosine"),
+            data=DataConfig("cifar10", validation=0.05, limit=limit, batch_size=25, augment=augment),
+            optimizer=OptimizerConfig("momentum", learning_rate=0.01, schedule="cosine"),
             training=TrainingConfig(epochs=epochs, log_every=log_every),
         )
         for arm, augment in ARMS.items()
@@ -54,13 +52,13 @@ def crops(run: Trained) -> Mapping[float, float]:
 
 
 STUDY = Study(
-    name="augmentation_fashion_mnist",
+    name="augmentation_cifar10",
     question="What do random crops and mirror images bring when there are few images, in training and in testing?",
     source="Krizhevsky, Sutskever & Hinton, ImageNet classification with deep convolutional neural networks, 2012.",
-    quick=arms(epochs=15, limit=1_000, log_every=20),
+    quick=arms(epochs=30, limit=2_000, log_every=100),
     paper=arms(epochs=60, limit=None, log_every=100),
-    caption="LeNet-5 (ReLU, max pooling) on Fashion-MNIST, batches of 25 images, momentum with a cosine from 0.02. A "
-    "crop is a shift by up to two pixels. Ten crops are the four corners and the centre of the image with a border of "
+    caption="LeNet-5 (ReLU, max pooling) on CIFAR-10, batches of 25 images, momentum with a cosine from 0.01. A "
+    "crop is a shift by up to four pixels. Ten crops are the four corners and the centre of the image with a border of "
     "zeros, and their mirror images.",
     measures={"crops": Measure(crops, "test accuracy", "crops of each test image")},
 )
