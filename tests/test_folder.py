@@ -110,7 +110,8 @@ def test_table_of_labels(tmp_path):
 def test_table_written_on_windows(tmp_path):
     rows = ["label ,file", "", *(f"{'b' if i % 2 else 'a'},pictures\\{i}.png" for i in range(4))]
     config = folder_config(write_table(tmp_path, "\r\n".join(rows), "utf-8-sig"))
-    assert (tmp_path / "labels.csv").read_bytes().count(b"\r\n") == 5
+    table = (tmp_path / "labels.csv").rename(tmp_path / "Labels.CSV")
+    assert table.read_bytes().count(b"\r\n") == 5
     images, labels = pipeline.decode(data.open_split(config, "train", 0))
     np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 2)
 

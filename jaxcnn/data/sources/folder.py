@@ -88,7 +88,8 @@ def open_folder(config: DataConfig, split: StoredSplit) -> FolderSource:
         the pictures differ in size and no size is given; a class has test pictures only.
     """
     folder = _folder(config.directory)
-    pictures = _from_table(folder) if (folder / TABLE).is_file() else _from_folders(folder)
+    table = next((entry for entry in _visible(folder) if entry.name.lower() == TABLE and entry.is_file()), None)
+    pictures = _from_folders(folder) if table is None else _from_table(table)
     train, test = _divide(pictures, folder)
     class_names = tuple(sorted({picture.class_name for picture in train}))
     for picture in test:
@@ -154,8 +155,8 @@ def _from_folders(folder: Path) -> list[Picture]:
     ]
 
 
-def _from_table(folder: Path) -> list[Picture]:
-    table = folder / TABLE
+def _from_table(table: Path) -> list[Picture]:
+    folder = table.parent
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
