@@ -13,14 +13,18 @@ import jax
 import numpy as np
 import pytest
 from commands import invoke, kept, random_weights
+from scipy.spatial.distance import cdist
 
 import jaxcnn
 from jaxcnn.analysis import maximize as analysis
+from jaxcnn.analysis.parametrization import pixels
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.report import maximize as report
-from jaxcnn.report import unfinished
+from jaxcnn.report import natural, unfinished
 from jaxcnn.report.page.opened import open_run
 from jaxcnn.report.page.sections import maximised
+from jaxcnn.report.subject import open_network
+from jaxcnn.report.ways import Way, most_natural
 from jaxcnn.train.loop import train
 
 
@@ -100,6 +104,64 @@ def test_the_page_of_a_run_shows_what_the_command_finds_in_large_images_too(caps
     np.testing.assert_array_equal(np.stack(shown), np.round(255 * images).astype(np.uint8))
 
 
+def killed_at_each_saving(monkeypatch):
+    monkeypatch.setattr(report, "SECONDS", -1.0)
+    original = unfinished.write
+
+    def die(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfinished, "write", die)
+    return original
+
+
+@pytest.mark.slow
+def test_batch_normalisation_is_asked_what_images_are_like(capsys, here, monkeypatch):
+    train(
+        Experiment(
+            model=ModelConfig("cifar_resnet8"),
+            data=DataConfig("digits", image_size=33, batch_size=64),
+            training=TrainingConfig(epochs=1),
+        ),
+        here / "normal",
+    )
+    arguments = ("maximize", "normal", "--steps", "34", "--compare")
+    assert invoke(capsys, *arguments, "--output", "whole")[0] == 0
+    whole, _ = kept(here / "whole" / "maximize.npz")
+    assert whole["images_batch_statistics"].shape == (10, 33, 33, 1)
+    assert whole["trace_batch_statistics"].shape == (34, 10)
+    model, state = jaxcnn.load("normal")
+    said = jax.nn.softmax(model.apply(state.variables, whole["images_batch_statistics"], train=False))
+    np.testing.assert_allclose(np.diag(said), whole["values_batch_statistics"], atol=1e-6)
+    original = killed_at_each_saving(monkeypatch)
+    assert invoke(capsys, *arguments, "--output", "parts")[0] == 130
+    monkeypatch.setattr(unfinished, "write", original)
+    assert invoke(capsys, *arguments, "--output", "parts")[0] == 0
+    parts = kept(here / "parts" / "maximize.npz")[0]
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], parts[name])
+
+
+def test_the_image_kept_is_that_nearest_to_measured_ones(monkeypatch, run):
+    """By hand: the mean over layers of the mean square distance, in deviations, to the five nearest."""
+    draw = np.random.default_rng(0)
+    seen = tuple(draw.normal(2.0, 3.0, (9, size)) for size in (4, 6))
+    found = [draw.normal(2.0, 3.0, (6, size)) for size in (4, 6)]
+    monkeypatch.setattr(natural, "each_statistics", lambda *_: found)
+    memory = natural.Memory(np.zeros(3), seen)
+    network = open_network(run)
+    images = np.zeros((6, 2, 2, 1))
+    expected = np.zeros(6)
+    for real, new in zip(seen, found, strict=True):
+        scaled = cdist(new / real.std(0), real / real.std(0), "sqeuclidean") / real.shape[1]
+        expected += np.sort(scaled, 1)[:, :5].mean(1) / 2
+    np.testing.assert_allclose(memory.distances(network, images), expected)
+    way = Way(pixels((2, 2, 1)), True, (), memory)
+    best = most_natural(network, way, images, np.arange(3))
+    assert best.tolist() == [k + 3 * int(expected[k + 3] < expected[k]) for k in range(3)]
+
+
 def test_units_of_a_layer(capsys, file):
     arguments = ("maximize", "mlp", "--weights", file, "--layer", "hidden1", "--units", "1", "5", "--steps", "30")
     status, out, err = invoke(capsys, *arguments, "--json")
@@ -116,14 +178,7 @@ def test_units_of_a_layer(capsys, file):
 def test_a_search_that_was_killed_goes_on(capsys, run, here, monkeypatch):
     arguments = ("maximize", run, "--targets", "3", "--steps", "70", "--json")
     assert invoke(capsys, *arguments, "--output", "whole")[0] == 0
-    monkeypatch.setattr(report, "SECONDS", -1.0)
-    original = unfinished.write
-
-    def die(*arguments):
-        original(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(unfinished, "write", die)
+    original = killed_at_each_saving(monkeypatch)
     for _ in range(2):
         assert invoke(capsys, *arguments, "--output", "parts")[0] == 130
     assert not (here / "parts").exists()

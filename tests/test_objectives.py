@@ -59,6 +59,10 @@ DIRECT = {
     "neuron, in the middle": (objectives.neuron("conv", UNITS), lambda x: pick(conv(x)[:, 2, 3], UNITS)),
     "neuron": (objectives.neuron("conv", 1, (4, 0)), lambda x: conv(x)[:, 4, 0, 1]),
     "logit": (objectives.logit(TARGETS), lambda x: pick(logits(x), TARGETS)),
+    "sufficient logit": (
+        objectives.sufficient_logit(TARGETS, 0.3),
+        lambda x: -jnp.log1p(jnp.exp(0.3 - pick(logits(x), TARGETS))),
+    ),
     "log probability": (
         objectives.log_probability(TARGETS),
         lambda x: jnp.log(pick(jax.nn.softmax(logits(x)), TARGETS)),

@@ -207,6 +207,18 @@ def logit(target: ArrayLike) -> Objective:
     return channel(LOGITS, target)
 
 
+def sufficient_logit(target: ArrayLike, level: ArrayLike) -> Objective:
+    """A class's logit until it is as large as needed, from where on more of it hardly counts.
+
+    f = -log(1 + exp(level - logit_k))
+
+    Args:
+      target: see `logit`.
+      level: that is needed, one for all images or [N], as the logit of the class is in real images.
+    """
+    return Term(_sufficient_logit, LOGITS, (target, np.asarray(level, np.float32)), _has_units)
+
+
 def log_probability(target: ArrayLike) -> Objective:
     """The logarithm of a class's probability, whose gradient does not vanish where the probability is small.
 
@@ -325,6 +337,10 @@ def _channel(values: Array, unit: Array) -> Array:
 def _neuron(values: Array, unit: Array, position: Array | None) -> Array:
     row, column = (size // 2 for size in values.shape[1:3]) if position is None else position
     return _pick(values[:, row, column], unit)
+
+
+def _sufficient_logit(logits: Array, target: Array, level: Array) -> Array:
+    return -jax.nn.softplus(level - _pick(logits, target))
 
 
 def _log_probability(logits: Array, target: Array) -> Array:

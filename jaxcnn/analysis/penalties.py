@@ -99,9 +99,14 @@ def gaussian(weight: float) -> Objective:
     return _penalty("Gaussian", weight, PARAMETERS, _energy)
 
 
-def _penalty(name: str, weight: float, place: str, function: Callable[..., Array], *arguments: np.ndarray) -> Objective:
+def check_weight(name: str, weight: float) -> None:
+    """Raises an InputError unless the weight of the penalty of that name is a finite number of at least 0."""
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"the weight of the {name} penalty is {weight}; expected a finite number of at least 0")
+
+
+def _penalty(name: str, weight: float, place: str, function: Callable[..., Array], *arguments: np.ndarray) -> Objective:
+    check_weight(name, weight)
     return weight * Term(function, place, arguments)
 
 

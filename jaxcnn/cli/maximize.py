@@ -43,7 +43,8 @@ def maximize(arguments: Sequence[str]) -> None:
           l1: Weight of the sum of the pixels' distances from the mean colour.
           l2: Weight of the sum of their squares.
           total_variation: Weight of the sum of the neighbours' differences.
-          compare: Draw beside them what pixels give without a penalty, with L1, and with L2.
+          compare: Draw beside them what pixels give without a penalty, with L1, and with L2; and of small images what
+            batch normalisation makes of them.
           steps: Of the ascent.
           seed: Seed of what is drawn at random.
           output: New folder for the arrays (.npz) and figures; by default maximize-NETWORK.

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcnn.analysis import activations, maximize
-from jaxcnn.analysis.chunks import affordable, join, pieces
+from jaxcnn.analysis.chunks import join
 from jaxcnn.analysis.objectives import Objective, channel
 from jaxcnn.config import check_seed
 from jaxcnn.errors import InputError
@@ -26,7 +26,17 @@ from jaxcnn.report import results, unfinished
 from jaxcnn.report.natural import Natural
 from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network
-from jaxcnn.report.ways import Way, ascend, full_method, random_key, simple_ways, weighed
+from jaxcnn.report.ways import (
+    Way,
+    ascend,
+    batches,
+    full_method,
+    most_natural,
+    random_key,
+    remembering,
+    simple_ways,
+    weighed,
+)
 
 UNITS = 10
 """Units that are excited where none are named: the first."""
@@ -87,7 +97,8 @@ def draw_maximized(
       l1: weight of the L1 penalty on the difference from the mean colour.
       l2: weight of the L2 penalty.
       total_variation: weight of the total variation.
-      compare: seek the classes in four ways: pixels without a penalty, with L1, with L2, and as without this flag.
+      compare: seek the classes in four ways: pixels without a penalty, with L1, with L2, and as without this flag; for
+        small colour images, in a fifth one if the network has batch normalisation, which is asked what they are like.
       steps: of each ascent.
       seed: of the key of all that is random.
       output: the new folder; None calls it after the network.
@@ -114,7 +125,7 @@ def draw_maximized(
 
     ways = {"full method": full_method(known, penalty)}
     if compare:
-        ways |= simple_ways(space, l1, l2)
+        ways |= simple_ways(space, l1, l2) | remembering(network, known, penalty)
     about = {
         "command": "maximize",
         "targets" if layer is None else "units": numbers,
@@ -135,23 +146,25 @@ def draw_maximized(
     for way in ways.values():
         asked = wanted(way, np.array(numbers, np.int32))
         maximize.check(network.model, network.state, asked, way.space, way.transforms())
-    size = affordable(network.model, network.state.variables, space.shape)
     for row, (title, way) in enumerate(ways.items()):
         parts = []
-        for column, some in enumerate(pieces(len(numbers), size)):
+        starts, together = batches(network, way, len(numbers))
+        for column, some in enumerate(together):
             say(f"{title}: {', '.join(names[i] for i in np.unique(some))}")
-            objective = way.penalized(wanted(way, np.array(numbers)[some].astype(np.int32)))
-            climb = partial(
-                ascend, network, objective, way, key=random_key(seed, row, column), count=len(some), steps=steps
-            )
-            parts.append(_climbed(climb, steps, kept / f"{row}-{column}.npz", about))
+            asked = np.array(numbers)[some].astype(np.int32)
+            objective = way.penalized(wanted(way, np.tile(asked, starts)))
+            key = random_key(seed, 0 if way.memory else row, column)
+            climb = partial(ascend, network, objective, way, key=key, count=len(some) * starts, steps=steps)
+            images, trace = _climbed(climb, steps, kept / f"{row}-{column}.npz", about)
+            best = most_natural(network, way, images, asked)
+            parts.append((images[best], trace[best]))
         found[title], trace = join(parts, len(numbers))
         traces[title] = np.asarray(trace).T
     values = {title: _values(network, images, numbers, layer) for title, images in found.items()}
     sheet = figures.sheet(found["full method"], names, values["full method"], probability=layer is None)
     drawn = {"maximize": sheet}
     if compare:
-        order = [title for title in found if title != "full method"] + ["full method"]
+        order = sorted(found, key=lambda title: (ways[title].robust, ways[title].memory is not None))
         drawn["comparison"] = figures.comparison({title: found[title] for title in order}, names, values)
     arrays: dict[str, np.ndarray] = {"targets" if layer is None else "units": np.array(numbers)}
     for title in found:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from jaxcnn.analysis import parametrization as spaces
+from jaxcnn.analysis.batch_statistics import each_statistics
+from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.parametrization import Parametrization
 from jaxcnn.data import imagenet
 from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
@@ -22,10 +27,52 @@ TINY = 1024
 """Values of an image up to which step sizes stay as they are."""
 PRIOR = 0.25
 """Weight of the Gaussian prior beside a logit for tiny images; for others up to `SMALL`, 150 over their values."""
+SUREST = 10
+"""Images of the largest logits of a class whose mean logit is what a class is wanted to have."""
+NEAREST = 5
+"""Images that one is compared with, the nearest ones."""
 LARGE = 64
 """Pixels of a side above which an image has room for more than one thing."""
 VIVID = 2.0
 """Factor of the colours' deviations beside that of lightness, in large images."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a network with batch normalisation makes of the images that were measured.
+
+    Attributes:
+      levels: [K], for each class the mean of its `SUREST` largest logits.
+      seen: of each batch normalisation, [N, d], see `batch_statistics.each_statistics`.
+    """
+
+    levels: Float[np.ndarray, " k"]
+    seen: tuple[Float[np.ndarray, "n _"], ...]
+
+    @classmethod
+    def of(cls, network: Network, images: np.ndarray) -> Memory:
+        """Of images [N, H, W, C]."""
+        model, state = network.model, network.state
+        logits = jax.jit(lambda some: model.apply(state.variables, some, train=False))
+        size = affordable(model, state.variables, images.shape[1:])
+        found = join([logits(images[some]) for some in pieces(len(images), size)], len(images))
+        levels = np.sort(np.asarray(found, np.float32), 0)[-SUREST:].mean(0)
+        return cls(levels, tuple(map(np.asarray, each_statistics(model, state, images))))
+
+    def distances(self, network: Network, images: ArrayLike) -> Float[np.ndarray, " n"]:
+        """How far images are from the nearest of those measured, by these statistics, the mean over the layers.
+
+        Args:
+          network: the network.
+          images: [n, H, W, C].
+        """
+        total = np.zeros(np.shape(images)[0])
+        for seen, found in zip(self.seen, each_statistics(network.model, network.state, images), strict=True):
+            unit = np.maximum(seen.std(0), 1e-6)
+            for number, one in enumerate(np.asarray(found)):
+                squares = np.square((seen - one) / unit).mean(1)
+                total[number] += np.sort(squares)[:NEAREST].mean()
+        return total / len(self.seen)
 
 
 @dataclass(frozen=True)
@@ -38,6 +85,7 @@ class Natural:
       said: from what, in words.
       about: the same as JSON values.
       class_names: what the network's logits stand for.
+      images: [N, H, W, C], those measured if they are neither tiny nor large; else None.
     """
 
     space: Parametrization
@@ -45,6 +93,7 @@ class Natural:
     said: str
     about: dict[str, Any]
     class_names: tuple[str, ...]
+    images: Float[np.ndarray, "n h w c"] | None = None
 
 
 def natural(
@@ -105,7 +154,7 @@ def _measured(subject: Subject) -> Natural:
     space = spaces.principal(sample) if small else _vivid(spaces.spectrum(sample))
     said = f"{len(sample):,} {subject.origin}"
     about = {"images": subject.chosen | {"count": len(sample)}}
-    return Natural(space, prior, said, about, subject.class_names)
+    return Natural(space, prior, said, about, subject.class_names, sample if small and values > TINY else None)
 
 
 def _vivid(space: spaces.Fourier) -> spaces.Fourier:
