@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +93,11 @@ def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) ->
 
 def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
     known = files(kind)
-    path = Path(name) if name.endswith(".py") else known.get(name)
+    path = Path(os.path.expanduser(name)) if name.endswith(".py") else known.get(name)
     if path is None:
         raise unknown_name(kind, name, known)
     if not path.is_file():
         article = "an experiment" if kind == "experiment" else "a study"
         raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
-    module = execute(path.absolute())
+    module = execute(path.resolve())
     return path, module, (module.__doc__ or "").strip().partition("\n")[0]

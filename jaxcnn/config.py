@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -277,9 +278,9 @@ def split_name(name: str) -> tuple[str | None, str]:
 
 
 def absolute_name(name: str) -> str:
-    """The name of a network, which finds its file from any folder."""
+    """The name of a network, which finds its file from any folder, and is the same from all."""
     file, own = split_name(name)
-    return own if file is None else f"{Path(file).expanduser().absolute()}:{own}"
+    return own if file is None else f"{Path(os.path.expanduser(file)).resolve()}:{own}"
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -333,7 +334,6 @@ def difference(old: Experiment, new: Experiment) -> str | None:
     for flat in (before, after):
         for name in _MOVING:
             flat[name] = flat.get(name) and "/".join(PurePath(flat[name]).parts[-2:])
-        flat["model.name"] = PurePath(flat["model.name"]).name  # a user's own file may lie elsewhere
     for name in sorted(before.keys() | after.keys()):
         if name not in _INCONSEQUENTIAL and before.get(name) != after.get(name):
             return f"{name} was {before.get(name)!r} and is now {after.get(name)!r}"

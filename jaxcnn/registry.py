@@ -44,7 +44,7 @@ def execute(file: Path) -> ModuleType:
     """The module in a file that belongs to no package, executed once for each content that the file has.
 
     Args:
-      file: in Python.
+      file: in Python, its path resolved.
 
     Raises:
       InputError: the file cannot be read, or whatever it raises.
@@ -58,7 +58,8 @@ def execute(file: Path) -> ModuleType:
 
 @cache
 def _executed(file: Path, content: bytes) -> ModuleType:
-    module = ModuleType(f"jaxcnn_{file.stem}_{hashlib.sha256(content).hexdigest()[:8]}")
+    digest = hashlib.sha256(bytes(file) + content).hexdigest()
+    module = ModuleType(f"jaxcnn_{file.stem}_{digest[:8]}")
     module.__file__ = str(file)
     sys.modules[module.__name__] = module  # where dataclasses look for what their annotations name
     try:

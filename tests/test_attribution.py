@@ -137,14 +137,20 @@ def test_it_works_inside_jit_and_vmap(name, maps):
         close(np.asarray(each(IMAGES, jnp.asarray(TARGETS))), expected)
 
 
-@pytest.mark.parametrize("name", ["gradient", "smooth_grad"])
+SHARED = ("gradient", "smooth_grad")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SHARED else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_devices_share_a_dataset(name):
     images = jax.random.uniform(jax.random.key(2), (8, 2, *SHAPE))
     targets = jnp.arange(16).reshape(8, 2) % CLASSES
     function = method(name).function
-    shared = jax.pmap(lambda x, k: function(SMALL, STATE, x, k, chunk=64))(images, targets)
+    options = {"steps": 16} if name == "integrated_gradients" else FEW.get(name, {})
+    shared = jax.pmap(lambda x, k: function(SMALL, STATE, x, k, chunk=64, **options))(images, targets)
     for part, x, k in zip(shared, images, targets, strict=True):
-        close(np.asarray(part), explain(name, images=x, targets=k))
+        close(np.asarray(part), explain(name, images=x, targets=k, chunk=64, **options))
 
 
 @pytest.mark.parametrize("name", NAMES)

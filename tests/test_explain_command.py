@@ -328,12 +328,19 @@ def test_the_true_classes_are_known_where_the_network_calls_them_so_too(run, fil
     assert open_subject(open_network(run)).read_named([0, 1])[1] == labels
     assert open_subject(open_network(run), images=str(folder)).read_named([0])[1] is None  # nothing says them
     spelt = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    for names, truths in ((spelt, None), ((), labels)):
-        file = tmp_path / f"{len(names)}.npz"
+    for kind in ("two", "nine"):
+        (tmp_path / "pictures" / kind).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (28, 28), 40 * number).save(tmp_path / "pictures" / kind / f"{number}.png")
+    numbers = tuple(map(str, range(10)))  # of digits by their name, of others as they come: they say nothing
+    for number, names in enumerate((spelt, numbers, ())):
+        file = tmp_path / f"{number}.npz"
         known = open_network("lenet5", weights=files["lenet5"])
         weights.write(file, dataclasses.replace(known.spec, class_names=names), known.state)
-        subject = open_subject(open_network("lenet5", weights=str(file)), dataset="digits", image_size=28)
-        assert subject.read_named([0, 1])[1] == truths
+        network = open_network("lenet5", weights=str(file))
+        assert open_subject(network, dataset="digits", image_size=28).read_named([0, 1])[1] is None
+        pictures = open_subject(network, dataset="folder", data_directory=str(tmp_path / "pictures"))
+        assert pictures.read_named([0, 1])[1] == (["nine", "two"] if names == spelt else None)
 
 
 @pytest.mark.slow

@@ -108,10 +108,10 @@ def test_table_of_labels(tmp_path):
 
 
 def test_table_written_on_windows(tmp_path):
-    rows = ["label ,file", "", *(f"{'b' if i % 2 else 'a'},pictures\\{i}.png" for i in range(4))]
+    rows = ["label ,file", "", *(f"{'b' if i % 2 else 'a'},pictures\\{i}.png," for i in range(4)), " ", ",", ",,"]
     config = folder_config(write_table(tmp_path, "\r\n".join(rows), "utf-8-sig"))
     table = (tmp_path / "labels.csv").rename(tmp_path / "Labels.CSV")
-    assert table.read_bytes().count(b"\r\n") == 5
+    assert table.read_bytes().count(b"\r\n") == 8
     images, labels = pipeline.decode(data.open_split(config, "train", 0))
     np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 2)
 
@@ -139,6 +139,7 @@ def test_table_with_splits(tmp_path):
         ("file,label\npictures/9.png,a\n", r"line 2, names .*pictures/9\.png, which is not there"),
         ("file,label\npictures/0.png,a\npictures/0.png,b\n", r"line 3, lists .*0\.png a second time"),
         ("file,label\npictures/0.png,a\n./pictures/0.png,a\n", r"line 3, lists .*0\.png a second time"),
+        ("file,label\npictures/0.png,a\npictures/../pictures/0.png,a\n", r"line 3, lists .*0\.png a second time"),
         ('file,label\n"pictures/0.png,a\n' + 999 * "pictures/1.png,a\n", "has no label"),
         ('file,label\n"' + 9999 * "pictures/0.png,a\n", r"line \d+, is no line of a table: field larger"),
         (f"file,label\n{300 * 'long'}.png,a\n", r"line 2, names .*long\.png, which is not there"),

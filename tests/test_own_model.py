@@ -15,6 +15,7 @@ from jaxcnn import catalog, models, run
 from jaxcnn.errors import InputError
 from jaxcnn.interop import weights
 from jaxcnn.report.subject import open_network
+from jaxcnn.train import search_space
 
 FILE = '''"""Softmax regression."""
 
@@ -70,6 +71,9 @@ def test_it_is_trained_and_opened_from_anywhere(trained, here, capsys, monkeypat
     status, out, err = invoke(capsys, "evaluate", here / "runs" / "own", "--json")
     assert status == 0, err
     assert json.loads(out)["top1"] == trained["top1"] > 0.5
+    again = ("train", "../own.py", "--model.options.scale", "0.5", "--run", "../runs/own")
+    status, _, err = invoke(capsys, *again)
+    assert status == 0, err
     model, state = jaxcnn.load(here / "runs" / "own")
     assert (type(model).__name__, vars(model)["scale"]) == ("Softmax", 0.5)
     head = state.params["head"]
@@ -99,7 +103,7 @@ def test_its_weights_are_written_and_read_by_the_name_alone(trained, here, capsy
     assert jaxcnn.load("own.py:softmax", weights="own.npz")[0].scale == 0.5
     status, _, err = invoke(capsys, "convert", "own.npz", "own.pth")
     assert (status, "unknown model 'softmax'" in err) == (2, True)
-    assert "(one in a file of your own is FILE.py:softmax)" in err
+    assert "(one in a file of your own is FILE.py:NAME)" in err
     assert invoke(capsys, "convert", "own.npz", "own.pth", "--model", "own.py:softmax")[0] == 0
     assert jaxcnn.load("own.py:softmax", weights="own.pth")[0].scale == 0.5
 
@@ -120,11 +124,12 @@ def test_a_file_of_weights_does_not_say_what_is_executed(trained, here):
 
 def test_a_study_goes_on_from_another_folder(here, capsys, monkeypatch):
     assert invoke(capsys, "study", "own.py", "--run", "runs/study", "--seeds", "0")[0] == 0
+    (here / "runs/study/one/seed-0/outcome.jsonl").unlink()  # as if it had been stopped at the end of the run
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     status, _, err = invoke(capsys, "study", "../own.py", "--run", "../runs/study", "--seeds", "0", "1")
     assert status == 0, err
-    assert (here / "runs/study/one/seed-1/outcome.jsonl").is_file()
+    assert all((here / f"runs/study/one/seed-{seed}/outcome.jsonl").is_file() for seed in (0, 1))
 
 
 @pytest.mark.slow
@@ -141,9 +146,20 @@ def test_what_a_search_found_is_trained_from_another_folder(here, capsys, monkey
     assert status == 0, err
     status, _, err = invoke(capsys, "train", "../found/best.py")
     assert status == 0, err
-    name = run.read(next((here / "elsewhere/runs").iterdir()))[1].name
-    assert Path(name).is_absolute()
-    assert str(Path(name).resolve()) == f"{here}/own.py:softmax"
+    assert run.read(next((here / "elsewhere/runs").iterdir()))[1].name == f"{here}/own.py:softmax"
+
+
+def test_a_search_over_networks_is_the_same_from_everywhere(here, monkeypatch):
+    folder = here / "a, b"
+    folder.mkdir()
+    (here / "own.py").rename(folder / "own.py")
+    monkeypatch.chdir(folder)
+    experiment = catalog.load("lenet5_digits")[0]
+    space = search_space.parse(experiment, {"model.name": "own.py:softmax, lenet5"})
+    assert space["model.name"].choices == (f"{folder}/own.py:softmax", "lenet5")
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder / "inside")
+    assert search_space.parse(experiment, {"model.name": "../own.py:softmax,lenet5"}) == space
 
 
 def test_its_file_is_executed_once_and_anew_when_it_has_changed(here):
@@ -166,6 +182,9 @@ def test_it_is_found_in_the_home_directory(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     monkeypatch.chdir("/")
     assert models.options("~/own.py:softmax") == {"scale": 1.0}
+    assert catalog.load("~/own.py")[0].model.name == f"{here}/own.py:softmax"
+    with pytest.raises(InputError, match="~nobody-at-all/own.py does not exist"):
+        models.options("~nobody-at-all/own.py:softmax")
 
 
 @pytest.mark.parametrize("value", ["5", "[1]", "{'softmax': 1}"])
@@ -204,7 +223,7 @@ def test_any_experiment_takes_it_and_so_does_a_study(here, capsys):
         ("class", "own.py:softmax", "own.py cannot be run: SyntaxError: "),
         (FILE.replace('"softmax":', '"lenet5":'), "own.py:lenet5", "own.py registers 'lenet5', which is a network of"),
         (FILE, "own.py", "model is 'own.py'; expected FILE.py:NAME"),
-        (FILE, "softmax", "(one in a file of your own is FILE.py:softmax)"),
+        (FILE, "softmax", "(one in a file of your own is FILE.py:NAME)"),
     ],
 )
 def test_what_registers_no_such_network_is_refused(here, capsys, text, name, says):

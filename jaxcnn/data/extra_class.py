@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def join(source: Source, file: str, *, training: bool) -> WithClass:
     Raises:
       InputError: the file cannot be read or has no such images, or the dataset has a class of that name.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if path.stem in source.class_names:
         raise InputError(
             f"data.extra_class {path} would be a second class {path.stem!r}; expected a file called otherwise than "

@@ -138,7 +138,7 @@ def open_photographs(folder: str | Path, input_shape: tuple[int, int, int], resi
     Raises:
       InputError: the folder is not laid out like that, or holds no pictures, or the crop is larger than the picture.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not os.path.isdir(folder):
         raise InputError(f"{folder} is {'a file' if os.path.exists(folder) else 'not there'}; expected a folder")
     if resize is not None and resize < max(input_shape[:2]):

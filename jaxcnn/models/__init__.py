@@ -47,7 +47,7 @@ def _find(name: str) -> Registration:
     if own.endswith(".py"):
         raise InputError(f"model is {own!r}; expected FILE.py:NAME, the name of a network that the file registers")
     if own not in _registered():
-        raise InputError(f"{unknown_name('model', own, _registered())} (one in a file of your own is FILE.py:{own})")
+        raise InputError(f"{unknown_name('model', own, _registered())} (one in a file of your own is FILE.py:NAME)")
     return _registered()[own]
 
 

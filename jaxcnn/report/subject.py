@@ -72,12 +72,14 @@ class Subject:
       source: the images, none of them read yet; its labels stand for the dataset's classes, not for the network's.
       origin: what the images are, in words that follow their number: "images of the test split of digits".
       chosen: what says which images these are, as JSON values.
+      own: whether they are of the dataset that the network was trained on, as far as is known.
     """
 
     network: Network
     source: Source
     origin: str
     chosen: dict[str, Any]
+    own: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,11 +109,15 @@ class Subject:
         return self.source.read(indices)[0].astype(np.float32) / 255
 
     def read_named(self, indices: Any) -> tuple[Float[np.ndarray, "n h w c"], list[str] | None]:
-        """As `read`, with the names of the true classes, if they are known and the network knows all of the images'."""
+        """As `read`, with the names of the true classes, if they are known and the network has the same names for them.
+
+        Numbers in place of names are the same only in the dataset that the network was trained on.
+        """
         pixels, labels = self.source.read(indices)
         names = self.source.class_names
-        comparable = self.labelled and len(names) > int(max(labels)) and set(names) <= set(self.class_names)
-        return pixels.astype(np.float32) / 255, [names[k] for k in labels] if comparable else None
+        alike = self.own or (set(names) <= set(self.class_names) and names != tuple(map(str, range(len(names)))))
+        known = self.labelled and len(names) > int(max(labels)) and alike
+        return pixels.astype(np.float32) / 255, [names[k] for k in labels] if known else None
 
     def batches(self, size: int = BATCH) -> Iterator[Float[np.ndarray, "n h w c"]]:
         """All images once, in their order, read when they are asked for."""
@@ -208,4 +214,4 @@ def open_subject(
         origin = f"photographs in {Path(images).resolve().name}"
         return Subject(network, source, origin, {"folder": str(Path(images).resolve()), "image_size": image_size})
     chosen = {"dataset": dataset, "split": part, "directory": directory, "image_size": image_size}
-    return Subject(network, source, f"images of the {part} split of {dataset}", chosen)
+    return Subject(network, source, f"images of the {part} split of {dataset}", chosen, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -53,7 +54,7 @@ def located(experiment: Experiment) -> Experiment:
     """The experiment with absolute paths, so that its run can be continued and evaluated from anywhere."""
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return None if path is None else str(Path(os.path.expanduser(path)).absolute())
 
     return replace(
         experiment,

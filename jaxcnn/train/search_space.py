@@ -61,9 +61,7 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
         if name in texts:
             raise InputError(f"{name} varies over {texts[name]!r} and over {text!r}; expected one of them")
         texts[name] = text
-    if "model.name" in texts:
-        texts["model.name"] = ",".join(map(absolute_name, texts["model.name"].split(",")))
-    networks = texts.get("model.name", experiment.model.name).split(",")
+    networks = [absolute_name(name.strip()) for name in texts.get("model.name", experiment.model.name).split(",")]
     kinds = _kinds(experiment, networks[0])
     space: dict[str, Distribution] = {}
     for name, text in texts.items():
@@ -73,6 +71,8 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
             raise unknown_name("setting", name, kinds.keys() - set(_HELD))
         numeric = kinds[name] in (int, float) and ":" in text
         space[name] = (_range if numeric else _choices)(name, text, kinds[name])
+    if "model.name" in space:
+        space["model.name"] = CategoricalDistribution(networks)
     for network in networks:
         for name, distribution in space.items():
             for value in _ends(distribution):

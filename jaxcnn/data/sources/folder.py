@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def open_folder(config: DataConfig, split: StoredSplit) -> FolderSource:
 def _folder(directory: str | None) -> Path:
     if directory is None:
         raise InputError("data.directory is None; expected the folder with the pictures, as --data.directory pictures")
-    folder = Path(directory).expanduser()
+    folder = Path(os.path.expanduser(directory))
     if not folder.is_dir():
         raise InputError(f"{folder} is {'a file' if folder.exists() else 'not there'}; expected a folder of pictures")
     return folder
@@ -161,20 +162,21 @@ def _from_table(table: Path) -> list[Picture]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table} cannot be read as UTF-8 text: {error}") from error
-    lines = csv.reader(text.splitlines(), skipinitialspace=True)
+    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
-        rows = [(lines.line_num, [value.strip() for value in line]) for line in lines if line]
+        rows = [(lines.line_num, [value.strip() for value in line]) for line in lines]
     except csv.Error as error:
         raise InputError(f"{table}, line {lines.line_num}, is no line of a table: {error}") from error
+    rows = [(number, values) for number, values in rows if any(values)]  # tables of spreadsheets end in empty lines
     columns = rows[0][1] if rows else []
     known = [name for name in ("file", "label", "split") if name in columns]
     if known[:2] != ["file", "label"] or any(columns.count(name) > 1 for name in known):
         found = ", ".join(columns) or "none"
         raise InputError(f"{table} has the columns {found}; expected file and label, once each, with commas between")
-    pictures: dict[Path, Picture] = {}
+    pictures: dict[str, Picture] = {}
     for number, values in rows[1:]:
         where = f"{table}, line {number},"
-        if len(values) > len(columns):
+        if any(values[len(columns) :]):
             raise InputError(
                 f"{where} has {len(values)} values; expected {len(columns)}, and quotation marks around one that holds "
                 "a comma"
@@ -190,9 +192,9 @@ def _from_table(table: Path) -> list[Picture]:
         path = next((folder / name for name in names if os.path.isfile(folder / name)), None)
         if path is None:
             raise InputError(f"{where} names {folder / row['file']}, which is not there")
-        if path in pictures:
+        if (same := os.path.normpath(path)) in pictures:
             raise InputError(f"{where} lists {path} a second time; expected each file once")
-        pictures[path] = Picture(path, row["label"], split and SPLITS[split])
+        pictures[same] = Picture(path, row["label"], split and SPLITS[split])
     if not pictures:
         raise InputError(f"{table} lists no pictures; expected one in each line")
     return list(pictures.values())
