@@ -82,11 +82,8 @@ def load_study(name: str) -> tuple[Study, str]:
 def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) -> Experiment:
     """The experiment with a network that its own file registers called by its full name, see `jaxcnn.models.create`."""
     name, registered = experiment.model.name, getattr(module, "MODELS", None)
-    if not isinstance(registered, Mapping):
-        return experiment
-    from jaxcnn.models.registration import Registration  # only now, as it takes Flax with it
-
-    if not isinstance(registered.get(name), Registration):
+    entry = registered.get(name) if isinstance(registered, Mapping) else None
+    if type(entry).__name__ != "Registration":  # not imported to ask, as it takes Flax with it
         return experiment
     return replace(experiment, model=replace(experiment.model, name=absolute_name(f"{path}:{name}")))
 
