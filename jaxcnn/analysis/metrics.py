@@ -147,7 +147,7 @@ def infidelity(
 ) -> Float[Array, " n"]:
     """The mean square by which maps, taken as a linear model, miss what noise does to the score: low is good.
 
-    E (e . M - (y_k(X) - y_k(X - e)))^2, e ~ N(0, noise^2)
+    infidelity = E (e . M - (y_k(X) - y_k(X - e)))^2, e ~ N(0, noise^2)
 
     It asks for derivatives: maps that were multiplied by the image answer another question.
 
