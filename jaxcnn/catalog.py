@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,8 @@ def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) ->
     """The experiment with a network that its own file registers called by its full name, see `jaxcnn.models.create`."""
     name, registered = experiment.model.name, getattr(module, "MODELS", None)
     entry = registered.get(name) if isinstance(registered, Mapping) else None
-    if type(entry).__name__ != "Registration":  # not imported to ask, as it takes Flax with it
+    known = sys.modules.get("jaxcnn.models.registration")  # which takes Flax with it, and is there if the file uses it
+    if known is None or not isinstance(entry, known.Registration):
         return experiment
     return replace(experiment, model=replace(experiment.model, name=absolute_name(f"{path}:{name}")))
 
@@ -96,5 +98,5 @@ def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
     if not path.is_file():
         article = "an experiment" if kind == "experiment" else "a study"
         raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
-    module = execute(path.resolve())
+    module = execute(path.parent.resolve() / path.name)
     return path, module, (module.__doc__ or "").strip().partition("\n")[0]

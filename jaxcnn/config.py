@@ -280,7 +280,10 @@ def split_name(name: str) -> tuple[str | None, str]:
 def absolute_name(name: str) -> str:
     """The name of a network, which finds its file from any folder, and is the same from all."""
     file, own = split_name(name)
-    return own if file is None else f"{Path(os.path.expanduser(file)).resolve()}:{own}"
+    if file is None:
+        return own
+    path = Path(os.path.expanduser(file))
+    return f"{path.parent.resolve() / path.name}:{own}"  # the file itself may be a link to one of another name
 
 
 def to_json(value: Any) -> dict[str, Any]:

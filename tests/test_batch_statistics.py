@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -62,10 +63,13 @@ def moments(model, state, layer):
     return flat.mean(0), flat.var(0)
 
 
-@pytest.mark.parametrize("norm", [BatchNorm, Flax])
-def test_it_is_the_distance_of_the_inputs_moments_from_the_running_averages(norm):
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("norm", [BatchNorm, Flax, partial(Flax, use_scale=False)])
+def test_it_is_the_distance_of_the_inputs_moments_from_the_running_averages(norm, averaged):
     model = Normalized(norm)
     state = drawn(model)
+    if averaged:  # parameters, which are what the network is asked with
+        state = state.replace(ema_params=jax.tree.map(lambda x: 0.7 * x, state.params))
     expected = 0.0
     for layer in "12":
         running: Any = state.batch_stats[f"norm{layer}"]
@@ -90,6 +94,47 @@ def test_images_of_the_very_statistics_have_none_and_a_gradient_of_numbers():
     assert abs(float(found)) < 1e-4
     assert bool(jnp.isfinite(gradient).all())
     assert float(maximize.evaluate(model, state, penalty, IMAGES[:1])[0]) > 0.01
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
+def test_small_scales_are_left_out_where_rounding_hides_the_inputs(scale):
+    exact = Normalized()
+    state = drawn(exact)
+    norm = state.params["norm2"]
+    state = state.replace(params={**state.params, "norm2": {**norm, "scale": scale * norm["scale"]}})
+    rough = Normalized(partial(BatchNorm, dtype=jnp.bfloat16))
+    parts = {}
+    for model in (exact, rough):
+        penalty = batch_statistics(1.0, model, state, SHAPE)
+        parts[model] = float(maximize.evaluate(model, state, penalty, IMAGES)[0])
+    first = Normalized().clone()
+    alone = state.replace(params={**state.params, "norm2": {**norm, "scale": jnp.zeros_like(norm["scale"])}})
+    without = float(maximize.evaluate(first, alone, batch_statistics(1.0, first, alone, SHAPE), IMAGES)[0])
+    assert parts[exact] == pytest.approx(parts_of(exact, state), rel=2e-3)
+    assert parts[rough] == pytest.approx(without if scale < 1 else parts[exact], rel=2e-2)
+
+
+def parts_of(model, state):
+    """The distance by NumPy."""
+    total = 0.0
+    for layer in "12":
+        running: Any = state.batch_stats[f"norm{layer}"]
+        mean, variance = moments(model, state, f"conv{layer}")
+        total += np.linalg.norm(mean - running["mean"]) + np.linalg.norm(variance - running["var"])
+    return total
+
+
+def test_where_all_channels_are_silent_there_is_no_distance_and_a_gradient_of_numbers():
+    model = Normalized()
+    state = drawn(model)
+    silent = {
+        name: {**state.params[name], "scale": jnp.zeros_like(state.params[name]["scale"])}
+        for name in ("norm1", "norm2")
+    }
+    state = state.replace(params={**state.params, **silent})
+    penalty = batch_statistics(1.0, model, state, SHAPE)
+    found, gradient = jax.value_and_grad(lambda x: maximize.evaluate(model, state, penalty, x).sum())(IMAGES)
+    assert (float(found), float(jnp.abs(gradient).max())) == (0, 0)
 
 
 def test_a_channel_of_scale_0_tells_nothing():

@@ -328,10 +328,12 @@ def test_the_true_classes_are_known_where_the_network_calls_them_so_too(run, fil
     assert open_subject(open_network(run)).read_named([0, 1])[1] == labels
     assert open_subject(open_network(run), images=str(folder)).read_named([0])[1] is None  # nothing says them
     spelt = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    for kind in ("two", "nine"):
-        (tmp_path / "pictures" / kind).mkdir(parents=True)
+    assert open_subject(open_network(run), dataset="digits").read_named([0, 1])[1] == labels  # its own, though named
+    for kind in ("two", "nine", "digits/2", "digits/9"):
+        path = tmp_path / ("pictures" if "/" not in kind else "") / kind
+        path.mkdir(parents=True)
         for number in range(5):
-            Image.new("L", (28, 28), 40 * number).save(tmp_path / "pictures" / kind / f"{number}.png")
+            Image.new("L", (28, 28), 40 * number).save(path / f"{number}.png")
     numbers = tuple(map(str, range(10)))  # of digits by their name, of others as they come: they say nothing
     for number, names in enumerate((spelt, numbers, ())):
         file = tmp_path / f"{number}.npz"
@@ -341,6 +343,8 @@ def test_the_true_classes_are_known_where_the_network_calls_them_so_too(run, fil
         assert open_subject(network, dataset="digits", image_size=28).read_named([0, 1])[1] is None
         pictures = open_subject(network, dataset="folder", data_directory=str(tmp_path / "pictures"))
         assert pictures.read_named([0, 1])[1] == (["nine", "two"] if names == spelt else None)
+        numbered = open_subject(network, dataset="folder", data_directory=str(tmp_path / "digits"))
+        assert numbered.read_named([0, 1])[1] is None
 
 
 @pytest.mark.slow

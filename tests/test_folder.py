@@ -116,6 +116,13 @@ def test_table_written_on_windows(tmp_path):
     np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 2)
 
 
+def test_of_two_tables_the_one_of_the_documented_name_is_read(tmp_path):
+    text = "\n".join(["file,label", *(f"pictures/{i}.png,{'odd' if i % 2 else 'even'}" for i in range(4))])
+    write_table(tmp_path, text)
+    (tmp_path / "Labels.csv").write_text("file,label\npictures/0.png,x\n")
+    assert data.open_split(folder_config(tmp_path), "train", 0).class_names == ("even", "odd")
+
+
 def test_table_with_splits(tmp_path):
     text = "split,label,file\ntrain,a,pictures/0.png\nval,a,pictures/1.png\ntrain,b,pictures/3.png\n"
     config = folder_config(write_table(tmp_path, text))

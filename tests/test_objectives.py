@@ -165,6 +165,14 @@ def test_a_weight_that_is_none_is_refused(penalty, weight):
         (objectives.style("conv", np.ones((8, 7))), r"Gram matrix for conv: the shape is \(8, 7\); expected \(8, 8\)"),
         (objectives.content("conv", np.ones((3, 3, 8))), r"activations for conv: the shape is \(3, 3, 8\)"),
         (objectives.diversity("head"), "expected a layer of maps"),
+        (
+            objectives.sufficient_logit(0, float("nan")),
+            "level is nan; expected a finite number, or one for each target",
+        ),
+        (
+            objectives.sufficient_logit(np.array([0, 1]), np.arange(3.0)),
+            r"level is \[0.0, 1.0, 2.0\]; expected a finite number",
+        ),
     ],
 )
 def test_what_the_network_does_not_have_is_refused(objective, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -160,6 +161,20 @@ def test_a_search_over_networks_is_the_same_from_everywhere(here, monkeypatch):
     (folder / "inside").mkdir()
     monkeypatch.chdir(folder / "inside")
     assert search_space.parse(experiment, {"model.name": "../own.py:softmax,lenet5"}) == space
+    with pytest.raises(InputError, match="expected at least two different values"):
+        search_space.parse(experiment, {"model.name": "../own.py:softmax,../inside/../own.py:softmax"})
+    own = catalog.load("../own.py")[0]
+    relative = dataclasses.replace(
+        own, model=dataclasses.replace(own.model, name="../own.py:softmax", options={"scale": 0.5})
+    )
+    for one in (own, relative):
+        assert list(search_space.parse(one, {"optimizer.learning-rate": "0.1:1"})) == ["optimizer.learning_rate"]
+
+
+def test_its_file_may_be_a_link(here):
+    (here / "stored").write_text(FILE)
+    (here / "linked.py").symlink_to(here / "stored")
+    assert models.options(catalog.load("linked.py")[0].model.name) == {"scale": 1.0}
 
 
 def test_its_file_is_executed_once_and_anew_when_it_has_changed(here):

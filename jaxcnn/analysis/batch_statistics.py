@@ -20,7 +20,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.state import State
 
-_SILENT = 1e-4  # a scale below which the output does not tell the input any more
+_SILENT = 10  # roundings of the bias: a smaller scale leaves too little of the input in the output
 
 
 def batch_statistics(weight: float, model: nn.Module, state: State, image_shape: tuple[int, ...]) -> Objective:
@@ -30,7 +30,8 @@ def batch_statistics(weight: float, model: nn.Module, state: State, image_shape:
     v_l(X) those of its inputs over all images X of the batch and all positions
 
     The number is the same for all images of a batch. Without it, an image that pleases a class many times over pleases
-    it more; with it, a network's layers may not answer more often than they used to. Needs no data.
+    it more; with it, a network's layers may not answer more often than they used to. Needs no data. Of a layer that is
+    called twice the first call counts.
 
     Args:
       weight: at least 0 and finite.
@@ -61,6 +62,9 @@ def has_batch_norm(model: nn.Module, state: State, image_shape: tuple[int, ...])
       model: see `batch_statistics`.
       state: its state.
       image_shape: of its images.
+
+    Raises:
+      InputError: the network does not take such images.
     """
     return bool(_remembered(model, state, image_shape))
 
@@ -78,6 +82,9 @@ def each_statistics(
 
     Returns:
       In the order in which they are computed: [N, 2 C], means first.
+
+    Raises:
+      InputError: images or chunk are not as expected.
     """
     pixels = checked_images(images)
     check_chunk(chunk)
@@ -102,24 +109,31 @@ def _each(model: nn.Module, names: tuple[str, ...], variables: Any, images: Arra
 
 
 def _remembered(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> dict[str, tuple[Array, ...]]:
-    """Scale, bias, and the running mean and standard deviation [C], of each batch normalisation by its name."""
+    """Of each batch normalisation by its name, as arrays [C]: see the arguments of `_distance` after the first."""
     found: dict[str, nn.Module] = {}
+    kinds: dict[str, Any] = {}
 
     def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__":
             found.setdefault("/".join(context.module.path), context.module.clone(parent=None))
         return call(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    def see(name: str, output: Array) -> Array:
+        kinds.setdefault(name, output.dtype)
+        return output
+
+    variables, images = state.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(note), taking(model, image_shape):
-        jax.eval_shape(lambda v, x: watched(model, lambda _, y: y, v, x), state.variables, images)
+        jax.eval_shape(partial(watched, model, see), variables, images)
     remembered = {}
     for name, module in found.items():
-        running, learned = _inside(state.batch_stats, name), _inside(state.params, name)
+        running, learned = (_inside(variables[kind], name) for kind in ("batch_stats", "params"))
         mean, variance = jnp.asarray(running["mean"]), jnp.asarray(running["var"])
         deviation = jnp.sqrt(variance + module.epsilon)  # type: ignore[attr-defined]
         scale, bias = learned.get("scale", jnp.ones_like(mean)), learned.get("bias", jnp.zeros_like(mean))
-        remembered[name] = (scale, bias, mean, variance, deviation)
+        speaks = (scale != 0) & (jnp.abs(scale) > _SILENT * jnp.finfo(kinds[name]).eps * jnp.abs(bias))
+        stretch = jnp.where(speaks, deviation / jnp.where(speaks, scale, 1), 0)
+        remembered[name] = (speaks, stretch, bias, mean, variance)
     return remembered
 
 
@@ -130,11 +144,9 @@ def _inside(tree: Any, name: str) -> Any:
 
 
 def _distance(
-    outputs: Float[Array, "n *positions c"], scale: Array, bias: Array, mean: Array, variance: Array, deviation: Array
+    outputs: Float[Array, "n *positions c"], speaks: Array, stretch: Array, bias: Array, mean: Array, variance: Array
 ) -> Float[Array, " n"]:
-    """By a layer's outputs, of which its inputs follow, but for channels of scale 0."""
-    speaks = jnp.abs(scale) > _SILENT
-    stretch = deviation / jnp.where(speaks, scale, 1)
+    """By a layer's outputs, of which the inputs follow but for silent channels: stretch * (output - bias) + mean."""
     flat = (outputs.reshape(-1, outputs.shape[-1]) - bias[None]) * stretch[None] + mean[None]
     center = flat.mean(0)
     spread = jnp.square(flat - center[None]).mean(0)

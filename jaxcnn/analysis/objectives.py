@@ -214,9 +214,9 @@ def sufficient_logit(target: ArrayLike, level: ArrayLike) -> Objective:
 
     Args:
       target: see `logit`.
-      level: that is needed, one for all images or [N], as the logit of the class is in real images.
+      level: that is needed, a number, or one for each of the targets [N], as the logit is in real images.
     """
-    return Term(_sufficient_logit, LOGITS, (target, np.asarray(level, np.float32)), _has_units)
+    return Term(_sufficient_logit, LOGITS, (target, np.asarray(level, np.float32)), _has_level)
 
 
 def log_probability(target: ArrayLike) -> Objective:
@@ -410,6 +410,12 @@ def _has_position(place: str, shape: tuple[int, ...], unit: ArrayLike, position:
     _has_units(place, shape, unit)
     if position is not None and not (0 <= position[0] < shape[0] and 0 <= position[1] < shape[1]):
         raise InputError(f"position in {place} is {tuple(map(int, position))}; expected one in its map, {shape[:2]}")
+
+
+def _has_level(place: str, shape: tuple[int, ...], unit: ArrayLike, level: np.ndarray) -> None:
+    _has_units(place, shape, unit)
+    if level.shape not in ((), np.shape(unit)) or not np.isfinite(level).all():
+        raise InputError(f"level is {level.tolist()}; expected a finite number, or one for each target")
 
 
 def _has_direction(place: str, shape: tuple[int, ...], vector: ArrayLike) -> None:

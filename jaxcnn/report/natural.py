@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxcnn.analysis import parametrization as spaces
+from jaxcnn.analysis.attribution import logits
 from jaxcnn.analysis.batch_statistics import each_statistics
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.parametrization import Parametrization
@@ -53,9 +55,9 @@ class Memory:
     def of(cls, network: Network, images: np.ndarray) -> Memory:
         """Of images [N, H, W, C]."""
         model, state = network.model, network.state
-        logits = jax.jit(lambda some: model.apply(state.variables, some, train=False))
+        says = jax.jit(partial(logits, model))
         size = affordable(model, state.variables, images.shape[1:])
-        found = join([logits(images[some]) for some in pieces(len(images), size)], len(images))
+        found = join([says(state.variables, images[some]) for some in pieces(len(images), size)], len(images))
         levels = np.sort(np.asarray(found, np.float32), 0)[-SUREST:].mean(0)
         return cls(levels, tuple(map(np.asarray, each_statistics(model, state, images))))
 
@@ -65,6 +67,9 @@ class Memory:
         Args:
           network: the network.
           images: [n, H, W, C].
+
+        Returns:
+          Mean squares, in units of the deviation over the images measured.
         """
         total = np.zeros(np.shape(images)[0])
         for seen, found in zip(self.seen, each_statistics(network.model, network.state, images), strict=True):
@@ -85,7 +90,8 @@ class Natural:
       said: from what, in words.
       about: the same as JSON values.
       class_names: what the network's logits stand for.
-      images: [N, H, W, C], those measured if they are neither tiny nor large; else None.
+      images: [N, H, W, C], those measured if they have more than `TINY` and at most `SMALL` values, and are more than
+        these; else None.
     """
 
     space: Parametrization

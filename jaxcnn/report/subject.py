@@ -111,11 +111,11 @@ class Subject:
     def read_named(self, indices: Any) -> tuple[Float[np.ndarray, "n h w c"], list[str] | None]:
         """As `read`, with the names of the true classes, if they are known and the network has the same names for them.
 
-        Numbers in place of names are the same only in the dataset that the network was trained on.
+        Numbers are no names, and mean the same only in the dataset that the network was trained on.
         """
         pixels, labels = self.source.read(indices)
         names = self.source.class_names
-        alike = self.own or (set(names) <= set(self.class_names) and names != tuple(map(str, range(len(names)))))
+        alike = self.own or (set(names) <= set(self.class_names) and not any(name.isdecimal() for name in names))
         known = self.labelled and len(names) > int(max(labels)) and alike
         return pixels.astype(np.float32) / 255, [names[k] for k in labels] if known else None
 
@@ -201,6 +201,7 @@ def open_subject(
         source, data = open_run_split(network.name, part, data_directory)
         dataset, directory, image_size = data.dataset, data.directory, data.image_size
     elif dataset is not None:
+        own = network.weights is None and dataset == run.read(network.name)[0].data.dataset != "folder"
         source = open_split(DataConfig(dataset, directory=data_directory, image_size=image_size), part, seed=0)
     else:
         assert images is not None

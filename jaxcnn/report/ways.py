@@ -127,10 +127,13 @@ def random_key(seed: int, way: int = 0, piece: int = 0) -> jax.Array:
 
 
 def batches(network: Network, way: Way, count: int) -> tuple[int, list[np.ndarray]]:
-    """How many images are sought of each of so many classes or units, and which of these go together."""
+    """How many images are sought of each of so many classes or units, and which of these go together.
+
+    Images that are judged together are of as many classes as memory holds.
+    """
     size = affordable(network.model, network.state.variables, way.space.shape)
-    starts = 1 if way.memory is None else min(size, -(-TOGETHER // count))
-    return starts, list(pieces(count, size // starts))
+    starts = 1 if way.memory is None else max(1, min(size // count, -(-TOGETHER // count)))
+    return starts, list(pieces(count, size))
 
 
 def ascend(

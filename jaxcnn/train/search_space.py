@@ -61,7 +61,15 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
         if name in texts:
             raise InputError(f"{name} varies over {texts[name]!r} and over {text!r}; expected one of them")
         texts[name] = text
-    networks = [absolute_name(name.strip()) for name in texts.get("model.name", experiment.model.name).split(",")]
+    name = absolute_name(experiment.model.name)
+    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, name=name))
+    networks = [name]
+    if "model.name" in texts:
+        networks = [absolute_name(choice.strip()) for choice in texts["model.name"].split(",")]
+        if len(set(networks)) < max(2, len(networks)):
+            raise InputError(
+                f"model.name varies over {texts['model.name']!r}; expected at least two different values a,b"
+            )
     kinds = _kinds(experiment, networks[0])
     space: dict[str, Distribution] = {}
     for name, text in texts.items():
@@ -69,10 +77,11 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
             raise InputError(f"{name} cannot be varied; expected a setting that changes how a network learns")
         if name not in kinds:
             raise unknown_name("setting", name, kinds.keys() - set(_HELD))
+        if name == "model.name":
+            space[name] = CategoricalDistribution(networks)
+            continue
         numeric = kinds[name] in (int, float) and ":" in text
         space[name] = (_range if numeric else _choices)(name, text, kinds[name])
-    if "model.name" in space:
-        space["model.name"] = CategoricalDistribution(networks)
     for network in networks:
         for name, distribution in space.items():
             for value in _ends(distribution):

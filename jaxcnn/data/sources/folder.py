@@ -89,7 +89,8 @@ def open_folder(config: DataConfig, split: StoredSplit) -> FolderSource:
         the pictures differ in size and no size is given; a class has test pictures only.
     """
     folder = _folder(config.directory)
-    table = next((entry for entry in _visible(folder) if entry.name.lower() == TABLE and entry.is_file()), None)
+    tables = [entry for entry in _visible(folder) if entry.name.lower() == TABLE and entry.is_file()]
+    table = max(tables, key=lambda entry: entry.name == TABLE, default=None)
     pictures = _from_folders(folder) if table is None else _from_table(table)
     train, test = _divide(pictures, folder)
     class_names = tuple(sorted({picture.class_name for picture in train}))
