@@ -20,7 +20,8 @@ from jaxcnn.errors import InputError
 from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.state import State
 
-_SILENT = 10  # roundings of the bias: a smaller scale leaves too little of the input in the output
+_OFF = 1e-4  # a smaller scale has been switched off in training, and its channel tells the network nothing
+_ROUNDINGS = 10  # of the bias: a smaller scale leaves too little of the input in the output
 
 
 def batch_statistics(weight: float, model: nn.Module, state: State, image_shape: tuple[int, ...]) -> Objective:
@@ -131,7 +132,8 @@ def _remembered(model: nn.Module, state: State, image_shape: tuple[int, ...]) ->
         mean, variance = jnp.asarray(running["mean"]), jnp.asarray(running["var"])
         deviation = jnp.sqrt(variance + module.epsilon)  # type: ignore[attr-defined]
         scale, bias = learned.get("scale", jnp.ones_like(mean)), learned.get("bias", jnp.zeros_like(mean))
-        speaks = (scale != 0) & (jnp.abs(scale) > _SILENT * jnp.finfo(kinds[name]).eps * jnp.abs(bias))
+        least = jnp.maximum(_OFF, _ROUNDINGS * jnp.finfo(kinds[name]).eps * jnp.abs(bias))
+        speaks = jnp.abs(scale) > least
         stretch = jnp.where(speaks, deviation / jnp.where(speaks, scale, 1), 0)
         remembered[name] = (speaks, stretch, bias, mean, variance)
     return remembered
