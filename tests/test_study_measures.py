@@ -99,7 +99,7 @@ def test_what_was_measured_of_other_runs_is_measured_again(ended):
     calls = []
 
     def accuracy(*runs) -> dict[str, float]:
-        calls.append([seed_of(run) for run in runs])
+        calls.append([seed_of(one) for one in runs])
         return {"mean": float(np.mean([run.metrics(one.directory).read()[-1]["top1"] for one in runs]))}
 
     chosen = asking(alone=Measure(accuracy, "accuracy", ""), two=Measure(accuracy, "accuracy of two", "", members=2))
