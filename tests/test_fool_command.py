@@ -138,6 +138,7 @@ def test_a_damaged_evolution_is_told(capsys, file, here):
     status, _, err = invoke(capsys, "fool", "mlp", "--weights", file, *EVOLVE, "--output", "x")
     assert status == 2
     assert "x.evolution.npz is not an evolution that can go on" in err
+    assert "delete the file, or choose another --output" in err
 
 
 @pytest.mark.parametrize(
