@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias
 
-from jaxcnn.config import Experiment, absolute_name
+from jaxcnn.config import Experiment, absolute_name, canonical
 from jaxcnn.errors import InputError, unknown_name
 from jaxcnn.registry import execute
 from jaxcnn.study import Study
@@ -98,5 +98,5 @@ def _load(name: str, kind: Kind) -> tuple[Path, ModuleType, str]:
     if not path.is_file():
         article = "an experiment" if kind == "experiment" else "a study"
         raise InputError(f"{kind} file {name!r} does not exist; expected {article}'s name or a .py file")
-    module = execute(path.parent.resolve() / path.name)
+    module = execute(canonical(path))
     return path, module, (module.__doc__ or "").strip().partition("\n")[0]

@@ -280,10 +280,13 @@ def split_name(name: str) -> tuple[str | None, str]:
 def absolute_name(name: str) -> str:
     """The name of a network, which finds its file from any folder, and is the same from all."""
     file, own = split_name(name)
-    if file is None:
-        return own
+    return own if file is None else f"{canonical(file)}:{own}"
+
+
+def canonical(file: str | os.PathLike[str]) -> Path:
+    """The one path of a file of code from all folders; the file itself may be a link to one of another name."""
     path = Path(os.path.expanduser(file))
-    return f"{path.parent.resolve() / path.name}:{own}"  # the file itself may be a link to one of another name
+    return path.parent.resolve() / path.name
 
 
 def to_json(value: Any) -> dict[str, Any]:

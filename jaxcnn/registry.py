@@ -44,7 +44,7 @@ def execute(file: Path) -> ModuleType:
     """The module in a file that belongs to no package, executed once for each content that the file has.
 
     Args:
-      file: in Python, by one path wherever it is called from.
+      file: in Python, by its `config.canonical` path.
 
     Raises:
       InputError: the file cannot be read, or whatever it raises.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxcnn.analysis.activations import watched
+from jaxcnn.analysis.activations import unrolled, watched
 from jaxcnn.analysis.checks import check_chunk, checked_images, taking
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.objectives import Objective, Term
@@ -111,28 +111,24 @@ def _each(model: nn.Module, names: tuple[str, ...], variables: Any, images: Arra
 
 def _remembered(model: nn.Module, state: State, image_shape: tuple[int, ...]) -> dict[str, tuple[Array, ...]]:
     """Of each batch normalisation by its name, as arrays [C]: see the arguments of `_distance` after the first."""
-    found: dict[str, nn.Module] = {}
-    kinds: dict[str, Any] = {}
+    found: dict[str, tuple[float, Any]] = {}  # epsilon, and the type of the outputs
 
     def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__":
-            found.setdefault("/".join(context.module.path), context.module.clone(parent=None))
-        return call(*args, **kwargs)
-
-    def see(name: str, output: Array) -> Array:
-        kinds.setdefault(name, output.dtype)
+        output, module = call(*args, **kwargs), context.module
+        if isinstance(module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__":
+            found.setdefault("/".join(module.path), (module.epsilon, output.dtype))
         return output
 
     variables, images = state.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(note), taking(model, image_shape):
-        jax.eval_shape(partial(watched, model, see), variables, images)
+        jax.eval_shape(partial(unrolled(model).apply, train=False), variables, images)
     remembered = {}
-    for name, module in found.items():
-        running, learned = (_inside(variables[kind], name) for kind in ("batch_stats", "params"))
+    for name, (epsilon, kind) in found.items():
+        running, learned = (_inside(variables[part], name) for part in ("batch_stats", "params"))
         mean, variance = jnp.asarray(running["mean"]), jnp.asarray(running["var"])
-        deviation = jnp.sqrt(variance + module.epsilon)  # type: ignore[attr-defined]
+        deviation = jnp.sqrt(variance + epsilon)
         scale, bias = learned.get("scale", jnp.ones_like(mean)), learned.get("bias", jnp.zeros_like(mean))
-        least = jnp.maximum(_OFF, _ROUNDINGS * jnp.finfo(kinds[name]).eps * jnp.abs(bias))
+        least = jnp.maximum(_OFF, _ROUNDINGS * jnp.finfo(kind).eps * jnp.abs(bias))
         speaks = jnp.abs(scale) > least
         stretch = jnp.where(speaks, deviation / jnp.where(speaks, scale, 1), 0)
         remembered[name] = (speaks, stretch, bias, mean, variance)

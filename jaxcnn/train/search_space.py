@@ -66,10 +66,6 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
     networks = [name]
     if "model.name" in texts:
         networks = [absolute_name(choice.strip()) for choice in texts["model.name"].split(",")]
-        if len(set(networks)) < max(2, len(networks)):
-            raise InputError(
-                f"model.name varies over {texts['model.name']!r}; expected at least two different values a,b"
-            )
     kinds = _kinds(experiment, networks[0])
     space: dict[str, Distribution] = {}
     for name, text in texts.items():
@@ -77,11 +73,12 @@ def parse(experiment: Experiment, varied: Mapping[str, str]) -> Space:
             raise InputError(f"{name} cannot be varied; expected a setting that changes how a network learns")
         if name not in kinds:
             raise unknown_name("setting", name, kinds.keys() - set(_HELD))
-        if name == "model.name":
-            space[name] = CategoricalDistribution(networks)
-            continue
-        numeric = kinds[name] in (int, float) and ":" in text
-        space[name] = (_range if numeric else _choices)(name, text, kinds[name])
+        kind = kinds[name]
+        if kind in (int, float) and ":" in text:
+            space[name] = _range(name, text, kind)
+        else:
+            values = networks if name == "model.name" else [_value(name, part, kind) for part in text.split(",")]
+            space[name] = _choices(name, text, values, kind)
     for network in networks:
         for name, distribution in space.items():
             for value in _ends(distribution):
@@ -201,8 +198,7 @@ def _range(name: str, text: str, kind: type) -> Distribution:
     return IntDistribution(low, high - (high - low) % step, log=log, step=step)
 
 
-def _choices(name: str, text: str, kind: type) -> Distribution:
-    values = [_value(name, part, kind) for part in text.split(",")]
+def _choices(name: str, text: str, values: Sequence[Any], kind: type) -> Distribution:
     if len(values) < 2 or len(set(values)) < len(values):
         ranges = ", or a range LOW:HIGH, LOW:HIGH:log" if kind in (int, float) else ""
         raise InputError(f"{name} varies over {text!r}; expected at least two different values a,b{ranges}")
