@@ -1,7 +1,7 @@
 """The page's charts, as Vega-Lite specifications; colours and fonts are the page's, so that they follow its scheme.
 
 Every chart over training has the parameter "zoom", whose x the page sets from its buttons and shares between charts;
-the other axis follows what is shown.
+the other axis follows what is shown. The page names the lines beside the charts, in the order of its colours.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ Point = Mapping[str, Any]
 
 POINTS = 400
 """Points of one line at most."""
-KEYED = 3
-"""Lines that a chart's legend names at most; of more, the page has one key for all charts (`key`)."""
 _HEIGHT = 240
 _SHADES = 7  # colours that the page has; lines beyond them are dashed
 # What is shown of a line reaches to the next points outside, so that few points can be zoomed too.
@@ -35,7 +33,7 @@ def learning(points: Sequence[Point], quantity: str, *, x: str, series: Sequence
       points: each with `series`, `x`, `step`, and the quantity, which may be None.
       quantity: "loss" or "accuracy".
       x: what x is, "epoch" or "step".
-      series: in the order of the legend.
+      series: in the order of the colours.
       thin: a series that is drawn as a light line with no marks.
 
     Returns:
@@ -51,7 +49,7 @@ def learning(points: Sequence[Point], quantity: str, *, x: str, series: Sequence
     )
     marks = base.mark_point(filled=True, size=64, clip=True).encode(
         y=y,
-        opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
+        opacity=_visible(nearest),
         tooltip=[
             alt.Tooltip("series:N", title="series"),
             alt.Tooltip("x:Q", title=x, format=".4~r"),
@@ -71,7 +69,7 @@ def bands(points: Sequence[Point], quantity: str, *, series: Sequence[str]) -> A
     Args:
       points: each with `series`, `x`, `mean`, `low` and `high`; those of the interval may be None.
       quantity: "accuracy", or one in whose name is "loss".
-      series: in the order of the legend.
+      series: in the order of the colours.
 
     Returns:
       The specification as JSON values.
@@ -96,7 +94,7 @@ def bands(points: Sequence[Point], quantity: str, *, series: Sequence[str]) -> A
     form = ".2%" if quantity == "accuracy" else ".4~r"
     marks = base.mark_point(filled=True, size=64, clip=True).encode(
         y=y,
-        opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
+        opacity=_visible(nearest),
         tooltip=[
             alt.Tooltip("series:N", title="arm"),
             alt.Tooltip("x:Q", title="epoch", format=".4~r"),
@@ -138,11 +136,6 @@ def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> 
     return _finished(alt.layer(rules, dots), description, height=44 + 30 * len(series))
 
 
-def key(series: Sequence[str]) -> Sequence[str]:
-    """The lines to be named beside the charts, where their own legends do not: in the order of the page's colours."""
-    return series if len(series) > KEYED else ()
-
-
 def averaged(points: Sequence[Point], quantities: Sequence[str]) -> list[dict[str, Any]]:
     """At most `POINTS` points, each the mean of equally many neighbours, at the last one's place."""
     width = math.ceil(len(points) / POINTS)
@@ -162,20 +155,21 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _base(points: Sequence[Point], series: Sequence[str]) -> alt.Chart:
     rows = [_row(point) for point in points]
-    # In as many columns as the chart's width holds; a band's own opacity would fade its symbols.
-    room = 7 * max(map(len, series)) + 45
-    columns = alt.expr(f"max(1, floor(width / {room}))")
-    named = 1 < len(series) <= KEYED
-    legend = alt.Legend(title=None, orient="top", columns=columns, symbolType="stroke", symbolOpacity=1)
     return (
         alt.Chart(alt.Data(values=rows))
         .transform_window(before="lag(x)", after="lead(x)", sort=[alt.SortField("x")], groupby=["series"])
+        .transform_joinaggregate(points="count()", groupby=["series"])
         .transform_filter(_SHOWN)
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6)),
-            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=legend if named else None),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=None),
         )
     )
+
+
+def _visible(nearest: alt.Parameter) -> Any:
+    """A point is seen where the mouse is near, and where it is the only one, of which there is no line."""
+    return alt.when(nearest).then(alt.value(1)).when("datum.points === 1").then(alt.value(1)).otherwise(alt.value(0))
 
 
 def _zoom() -> Any:

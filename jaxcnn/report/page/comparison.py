@@ -105,7 +105,7 @@ def _curves(runs: dict[str, Opened]) -> dict[str, Any] | None:
         f"{held_out} accuracy": chart("held_out", "accuracy"),
     }
     drawn = {title: spec for title, spec in drawn.items() if spec}
-    return {"charts": drawn, "x": x, "key": charts.key(list(runs)), "diverged": False} if drawn else None
+    return {"charts": drawn, "x": x, "series": list(runs), "diverged": False} if drawn else None
 
 
 def _disagreement(runs: dict[str, Opened]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def html(page: Page) -> str:
         "count": lambda number: f"{number:,}",
         "short": short,
         "number": style.number,
+        "probability": probability,
         "duration": duration,
         "times": lambda sizes: "×".join(map(str, sizes or ())),  # noqa: RUF001
         "words": lambda name: name.replace("_", " "),
@@ -107,6 +108,11 @@ def short(number: int | float) -> str:
         if abs(number) >= size * 0.9995:
             return f"{number / size:.3g}\u00a0{unit}"
     return f"{number:.3g}"
+
+
+def probability(share: float) -> str:
+    """Two digits; of one too small for a float, that it is small and not that it is 0."""
+    return f"{share:.2g}" if share else "< 1e-300"
 
 
 def duration(seconds: int | float) -> str:

@@ -86,7 +86,7 @@ def _learned(arms: dict[str, study_results.Arm], split: str) -> list[Part]:
     """The curves; what was measured only once is in the table of results alone."""
     drawn = _curves(arms, split)
     ended = any(arm.diverged for arm in arms.values())
-    context = {"charts": drawn, "x": "epoch", "key": charts.key(list(arms)), "diverged": ended}
+    context = {"charts": drawn, "x": "epoch", "series": list(arms), "diverged": ended}
     return [Part("curves", "Learning curves", "comparison_curves.html", context)] if drawn else []
 
 

@@ -27,6 +27,7 @@ def gather(opened: Opened) -> dict[str, Any]:
             for quantity in ("loss", "accuracy")
         },
         "x": past.x,
+        "series": series,
         "epochs": past.held_out,
         "merged": past.merged,
     }

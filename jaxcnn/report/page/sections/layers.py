@@ -9,7 +9,7 @@ from jaxcnn.report.page.opened import Opened
 from jaxcnn.report.page.section import Section
 
 ROWS = 60
-"""Rows about which a table is still read; those of one module are summed where there would be more."""
+"""Rows, about, up to which a table is still read; where there would be more, those of one module are summed."""
 
 
 def gather(opened: Opened) -> dict[str, Any]:

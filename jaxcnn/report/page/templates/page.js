@@ -6,7 +6,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   const config = () => {
-    const [ink, soft, line, font] = ["--ink", "--soft", "--line", "--font"].map(style);
+    const [soft, line, font] = ["--soft", "--line", "--font"].map(style);
     return {
       background: null,
       font,
@@ -17,7 +17,6 @@
       },
       axisX: { grid: false, domain: true },
       axisY: { domain: false, ticks: false },
-      legend: { labelColor: ink, labelFontSize: 12, symbolSize: 160, symbolStrokeWidth: 2, columnPadding: 16, offset: 8 },
       range: { category: style("--series").split(" ") },
     };
   };
