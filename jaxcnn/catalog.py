@@ -17,6 +17,7 @@ from jaxcnn.registry import execute
 from jaxcnn.study import Study
 
 Kind: TypeAlias = Literal["experiment", "study"]
+"""What a file of the catalogue holds."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -36,6 +36,7 @@ def check_seed(seed: int, name: str = "seed") -> None:
 InitializerName: TypeAlias = Literal[
     "normal", "uniform", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "orthogonal"
 ]
+"""Distributions of the initial kernels."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class DataConfig:
 
 
 LossName: TypeAlias = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae"]
+"""Losses by name."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class LossConfig:
 OptimizerName: TypeAlias = Literal[
     "gd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lars", "lamb", "muon"
 ]
+"""Update rules by name."""
 ScheduleName: TypeAlias = Literal["constant", "cosine", "steps", "exponential", "one_cycle", "plateau"]
+"""Learning-rate schedules by name."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class OptimizerConfig:
     ema: float | None = None
     """Decay per step of a moving average of the parameters, in (0, 1), which evaluation uses; None keeps none."""
     schedule: ScheduleName = "constant"
+    """How the learning rate goes on after the warm-up."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -209,6 +214,7 @@ class TrainingConfig:
     """How long to train, from which seed, and what to keep."""
 
     epochs: int = 10
+    """Times that all training images are seen."""
     seed: int = 0
     """Seed of the initial parameters, the order of the images and every other random choice."""
     log_every: int = 50
@@ -241,6 +247,7 @@ class Experiment:
     """Everything that determines a training run."""
 
     name: str = "experiment"
+    """Of the experiment, without '/'; the run directory is called after it."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -256,14 +263,21 @@ class ModelSpec:
     """A model as a run has resolved it: enough to build it again with no dataset at hand."""
 
     name: str
+    """Registered name, or the file that registers it and its name there."""
     options: Mapping[str, Option]
+    """Architecture options of that model."""
     num_classes: int
+    """Classes that it tells apart."""
     input_shape: tuple[int, int, int]
     """Height and width in pixels, and channels."""
     mean: tuple[float, ...]
+    """Per-channel mean subtracted inside the model, in [0, 1]."""
     std: tuple[float, ...]
+    """Per-channel standard deviation, in (0, 1]."""
     class_names: tuple[str, ...]
+    """Of each class; may be empty."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the layers."""
 
     @property
     def title(self) -> str:

@@ -21,6 +21,7 @@ from jaxcnn.state import State
 from jaxcnn.train import optimizers
 
 Which: TypeAlias = Literal["latest", "best"] | int
+"""A checkpoint of a run: the newest, the one with the best accuracy, or that of a step."""
 
 
 def load(
@@ -35,7 +36,7 @@ def load(
     Args:
       source: a run directory, a file that `jaxcnn convert` wrote, or, with `weights`, the name of a network.
       weights: a file of PyTorch's or an .npz; None if the source has them.
-      checkpoint: of a run: the newest, the one with the best accuracy, or a step.
+      checkpoint: of a run: "latest", "best" (the one with the best accuracy), or a step.
       **fields: of the network called by its name, see `models.create`; by default those that the file notes, and the
         published ones where it notes none.
 
@@ -66,7 +67,7 @@ def convert(source: str | Path, target: str | Path, *, model: str | None = None,
       What was written.
 
     Raises:
-      InputError: the source is damaged, does not fit the network or is not named; the target exists.
+      InputError: the source is damaged, does not fit the network or does not name it; the target exists.
     """
     path = Path(source)
     if not os.path.exists(path):

@@ -121,7 +121,7 @@ class Study:
 
 
 def require_seeds(seeds: tuple[int, ...]) -> None:
-    """Refuses no seeds, a seed twice, and one that is none.
+    """Refuses an empty list of seeds, a seed given twice, and a number that is no seed.
 
     Raises:
       InputError: the seeds are not usable.

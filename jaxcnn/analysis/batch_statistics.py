@@ -27,8 +27,8 @@ _ROUNDINGS = 10  # of the bias: a smaller scale leaves too little of the input i
 def batch_statistics(weight: float, model: nn.Module, state: State, image_shape: tuple[int, ...]) -> Objective:
     """Images that, taken together, are to every batch normalisation as the training images were.
 
-    weight * sum_l |mu_l(X) - mu_l| + |v_l(X) - v_l|, mu_l and v_l the running mean and variance of layer l; mu_l(X) and
-    v_l(X) those of its inputs over all images X of the batch and all positions
+    f = weight sum_l (|mu_l(X) - mu_l| + |v_l(X) - v_l|), mu_l and v_l the running mean and variance of layer l; mu_l(X)
+    and v_l(X) those of its inputs over all images X of the batch and all positions
 
     The number is the same for all images of a batch. Without it, an image that pleases a class many times over pleases
     it more; with it, a network's layers may not answer more often than they used to. Needs no data. Of a layer that is

@@ -67,8 +67,8 @@ class Part:
 def blocks(model: nn.Module, state: State, image_shape: tuple[int, int, int]) -> tuple[Block, ...]:
     """The blocks of a network that can be deleted or moved, and the others between them.
 
-    A residual block is a module stage1/block1 (by its path) that holds conv1, conv2 and so on, in a network without
-    such blocks or whose field `residual` is False the convolutions and dense layers count, each with its batch norm.
+    A residual block is a module stage1/block1 (by its path) that holds conv1, conv2 and so on. In a network without
+    such blocks, or whose field `residual` is False, the convolutions and dense layers count, each with its batch norm.
 
     Args:
       model: a module called as `model(images, train=...)`.

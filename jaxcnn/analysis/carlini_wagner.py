@@ -37,11 +37,11 @@ def carlini_wagner(
 ) -> Adversarial:
     """The image of another class nearest to each, of all that Adam passes through with several weights of the goal.
 
-    min_w |X(w) - X|^2 + c max(z_y(X(w)) - max_(k != y) z_k(X(w)) + confidence, 0), X(w) = (1 + tanh w) / 2; with
+    w = argmin |X(w) - X|^2 + c max(z_y(X(w)) - max_(k != y) z_k(X(w)) + confidence, 0), X(w) = (1 + tanh w) / 2; with
     targets t, max_(k != t) z_k - z_t in the place of z_y - max z_k
 
-    For each image c grows tenfold until an image of another class is passed, and is then halved in on: the least c that
-    succeeds gives the least distance. Every image takes all steps, so that no image depends on those beside it.
+    For each image c grows tenfold until an image of another class is passed, and is then found by bisection: the least
+    that succeeds gives the least distance. Every image takes all steps, so that no image depends on those beside it.
 
     Args:
       model: see `attacks.fgsm`.

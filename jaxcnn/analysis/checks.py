@@ -38,10 +38,10 @@ def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
 
 @contextlib.contextmanager
 def taking(model: nn.Module, image_shape: tuple[int, ...]) -> Iterator[None]:
-    """Says what is wrong where a network has other parameters than images of this shape go with.
+    """Within it, what a network says against images of this shape is said in a sentence that names them.
 
     Raises:
-      InputError: so it is.
+      InputError: the network has other parameters than such images go with.
     """
     try:
         yield
@@ -72,7 +72,7 @@ def check_whole(**numbers: Any) -> None:
     """Refuses what counts something and is not whole.
 
     Args:
-      numbers: by their names; None is let pass.
+      **numbers: by their names; None is let pass.
 
     Raises:
       InputError: one is not an integer.

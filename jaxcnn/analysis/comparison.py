@@ -32,7 +32,13 @@ SMOOTH = "smooth random map"
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % confidence interval."""
+    """A mean and its 95 % confidence interval.
+
+    Attributes:
+      mean: of the values.
+      low: lower end of the interval.
+      high: its upper end.
+    """
 
     mean: float
     low: float
@@ -42,7 +48,8 @@ class Interval(NamedTuple):
 def interval(values: ArrayLike) -> Interval:
     """The mean of values and Student's 95 % confidence interval for it.
 
-    mean +- t s / sqrt(n), t the 97.5 % quantile of Student's distribution with n - 1 degrees of freedom
+    low, high = mean -+ t s / sqrt(n), s the standard deviation of the values, t the 97.5 % quantile of Student's
+    distribution with n - 1 degrees of freedom
 
     Args:
       values: [n], one for each image, n at least 2.

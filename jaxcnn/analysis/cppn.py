@@ -18,7 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxcnn.analysis.direct import polynomial_mutation
 
 INPUTS = ("x", "y", "distance to the centre", "bias")
+"""What the input nodes hold, in their order."""
 FUNCTIONS = ("sine", "sigmoid", "gaussian", "linear")
+"""What a node may compute, by its number."""
 
 LIMIT = 3.0
 """Largest weight and its negative, the least."""

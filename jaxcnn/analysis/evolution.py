@@ -24,6 +24,7 @@ from jaxcnn.state import State
 
 Encoding: TypeAlias = Direct | Cppn
 EncodingName: TypeAlias = Literal["cppn", "direct"]
+"""How images are written: as graphs (CPPNs), or pixel by pixel."""
 
 ENCODINGS: dict[str, type[Encoding]] = {"cppn": Cppn, "direct": Direct}
 

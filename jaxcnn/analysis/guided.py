@@ -42,8 +42,8 @@ def guided_backpropagation(
     It draws edges well and hardly depends on what is explained: see `sanity`.
 
     Args:
-      model: see `saliency.gradient`, as all arguments; with ReLUs that are maxima of x and what is written as 0, as
-        `nn.relu(x)`, `jnp.maximum(x, jnp.zeros_like(x))` and `jnp.clip(x, 0)` are and `jnp.where(x > 0, x, 0)` is not.
+      model: see `saliency.gradient`, as all arguments; with ReLUs that are maxima of x and what is written as 0.
+        `nn.relu(x)`, `jnp.maximum(x, jnp.zeros_like(x))` and `jnp.clip(x, 0)` are, `jnp.where(x > 0, x, 0)` is not.
         What keeps the variance of flax's normalisation layers from being negative is none of them.
       state: its state.
       images: floats [N, H, W, C] in [0, 1].
@@ -73,7 +73,7 @@ def deconvnet(
 ) -> Float[Array, "n h w c"]:
     """The projection of the score back to the image by a deconvnet: ReLUs rectify what passes backwards through them.
 
-    R_in = R_out [R_out > 0] at each ReLU; pooling returns it to where the maximum was
+    R_in = R_out 1(R_out > 0) at each ReLU; pooling returns it to where the maximum was
 
     Args:
       model: see `guided_backpropagation`, as all arguments.

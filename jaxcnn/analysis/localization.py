@@ -40,7 +40,7 @@ def pointing_game(heat: ArrayLike, boxes: ArrayLike, tolerance: int = 15) -> Flo
 def energy_inside(heat: ArrayLike, boxes: ArrayLike) -> Float[Array, " n"]:
     """The share of a map that lies in the box.
 
-    sum of max(0, M) in the box / sum of max(0, M)
+    share = sum of max(0, M) in the box / sum of max(0, M)
 
     Args:
       heat: M, [N, H, W], higher = more important; below 0 it counts as 0.

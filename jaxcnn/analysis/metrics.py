@@ -202,7 +202,7 @@ def max_sensitivity(
 ) -> Float[Array, " n"]:
     """By how much a map changes at most under noise that hardly anybody sees: low is good.
 
-    max_s ||M(X + e_s) - M(X)|| / ||M(X)||, e_s uniform in [-radius, radius]; X + e_s is kept in [0, 1]
+    sensitivity = max_s ||M(X + e_s) - M(X)|| / ||M(X)||, e_s uniform in [-radius, radius]; X + e_s is kept in [0, 1]
 
     A method that draws gets another key each time, so its own noise counts as a change. A map of zeros is divided by 1.
 

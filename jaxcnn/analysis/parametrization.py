@@ -131,7 +131,9 @@ class Pixels(Parametrization):
 @partial(register_dataclass, data_fields=["mean", "amplitudes", "colors"], meta_fields=["shape"])
 @dataclass(frozen=True)
 class Fourier(Parametrization):
-    """Waves of decorrelated colours: x_ij = mean + colors F^-1(amplitudes z)_ij, F the orthonormal Fourier transform.
+    """Waves of decorrelated colours.
+
+    x_ij = mean + colors F^-1(amplitudes z)_ij, F the orthonormal Fourier transform
 
     Attributes:
       shape: height and width in pixels, and channels.

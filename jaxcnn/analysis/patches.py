@@ -143,9 +143,8 @@ def top_patches(
         closed form.
       RunError: an activation is not finite.
 
-    References:
-      Zeiler & Fergus, Visualizing and understanding convolutional networks, ECCV 2014; Girshick et al., Rich feature
-      hierarchies for accurate object detection and semantic segmentation, CVPR 2014.
+    References: Zeiler & Fergus, "Visualizing and understanding convolutional networks", 2014; Girshick et al., "Rich
+    feature hierarchies for accurate object detection and semantic segmentation", 2014.
     """
     check_whole(k=k)
     check_chunk(chunk)

@@ -15,9 +15,9 @@ from jaxcnn.errors import InputError
 
 
 def l1(weight: float, center: ArrayLike = 0.0) -> Objective:
-    """Few pixels that differ from the centre.
+    """Few pixels that differ from the colour `center`.
 
-    weight * sum |x - center|
+    f = weight sum |x - center|
 
     Args:
       weight: at least 0 and finite.
@@ -32,9 +32,9 @@ def l1(weight: float, center: ArrayLike = 0.0) -> Objective:
 
 
 def l2(weight: float, center: ArrayLike = 0.0) -> Objective:
-    """Pixels near the centre.
+    """Pixels of nearly the colour `center`.
 
-    weight * sum (x - center)^2
+    f = weight sum (x - center)^2
 
     Args:
       weight: at least 0 and finite.
@@ -51,7 +51,7 @@ def l2(weight: float, center: ArrayLike = 0.0) -> Objective:
 def total_variation(weight: float) -> Objective:
     """Neighbouring pixels that are alike, but for edges.
 
-    weight * sum_ij |x_i+1,j - x_ij| + |x_i,j+1 - x_ij|
+    f = weight sum_ij (|x_{i+1,j} - x_ij| + |x_{i,j+1} - x_ij|)
 
     Args:
       weight: at least 0 and finite.
@@ -68,7 +68,7 @@ def total_variation(weight: float) -> Objective:
 def blur(weight: float) -> Objective:
     """Pixels that are like the mean of their neighbourhood.
 
-    weight * sum (x - B x)^2, where B is the binomial filter (1, 2, 1)/4 along both sides, pixels repeated at the border
+    f = weight sum (x - B x)^2, B the binomial filter (1, 2, 1)/4 along both sides, pixels repeated at the border
 
     Args:
       weight: at least 0 and finite.
@@ -86,7 +86,7 @@ def gaussian(weight: float) -> Objective:
     """Parameters as likely as those of the images that were measured, which are standard normal in the coordinates of
     `parametrization.principal` and `parametrization.spectrum`.
 
-    weight * |z|^2 / 2, minus the logarithm of the density where the weight is 1
+    f = weight |z|^2 / 2, minus the logarithm of the density where the weight is 1
 
     Args:
       weight: at least 0 and finite.

@@ -20,6 +20,7 @@ from jaxcnn import models
 from jaxcnn.analysis.summary import Layer, Table
 
 Verdict: TypeAlias = Literal["agrees", "inexact", "wrong"]
+"""Whether a printed number is the true one, nearly so, or neither."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def robust_accuracy(
 def wilson(successes: Int[np.ndarray, "*k"], count: int) -> Float[np.ndarray, "*k 2"]:
     """The 95 % score interval of a share.
 
-    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.96
+    low, high = (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = successes / n, z = 1.96
 
     Args:
       successes: of the trials.

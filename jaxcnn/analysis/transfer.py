@@ -85,7 +85,7 @@ def linear_probe(
 ) -> Probe:
     """The linear classifier with the least regularised cross-entropy on frozen features.
 
-    min over W, b of 1/n sum_i l(x_i W + b, y_i) + penalty/2 ||W||_F^2,  x_i the features, centred, of unit variance
+    W, b = argmin 1/n sum_i l(x_i W + b, y_i) + penalty/2 ||W||_F^2, x_i the features, centred, of unit variance
 
     The problem is convex, so there is one answer; L-BFGS finds it. What is returned takes features as they are.
 

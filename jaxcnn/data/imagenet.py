@@ -23,8 +23,7 @@ class ImageNetClass(NamedTuple):
 def classes() -> tuple[ImageNetClass, ...]:
     """All of them; output i of a network is the i-th.
 
-    References:
-      Russakovsky et al., ImageNet large scale visual recognition challenge, IJCV 2015.
+    Reference: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015.
     """
     text = resources.files("jaxcnn.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(ImageNetClass(*line.split("\t")) for line in text.splitlines())

@@ -63,7 +63,13 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource(Source):
-    """A split that is already in memory."""
+    """A split that is already in memory.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      labels: [N], in [0, number of classes).
+      class_names: what each label stands for.
+    """
 
     images: Images
     labels: Labels
@@ -86,7 +92,12 @@ class ArraySource(Source):
 
 @dataclass(frozen=True, eq=False)
 class Subset(Source):
-    """Some examples of another source, in the order of `indices`."""
+    """Some examples of another source, in an order of their own.
+
+    Attributes:
+      source: the other source.
+      indices: positions in it, [N].
+    """
 
     source: Source
     indices: Int[np.ndarray, " n"]
@@ -136,7 +147,7 @@ def open_split(config: DataConfig, split: Split, seed: int) -> Source:
 
     Args:
       config: dataset, directory, image size, validation share and limit.
-      split: which part.
+      split: "train", "validation" or "test".
       seed: seed of the held-out choice.
 
     Returns:
@@ -209,8 +220,7 @@ def shuffled(n: int, seed: int, *, purpose: Literal["order", "split"], epoch: in
       purpose: separates the streams that share a seed.
       epoch: at least 0.
 
-    References:
-      Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.
+    Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
     counter = np.array([0, 0, 0, ("order", "split").index(purpose)], np.uint64)
     philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)

@@ -42,8 +42,8 @@ def trials(
 ) -> Figure:
     """The accuracy of T trials in their order, with the best so far, and against each setting that was varied.
 
-    Trials far below the others would leave no room for these: they lie under a dotted line, whose label says from
-    which accuracy on, and so do trials without any.
+    Trials far below the others would leave those no room: they lie under a dotted line, and the legend says under which
+    accuracy; so do trials without any.
 
     Args:
       numbers: of the trials, increasing.

@@ -69,7 +69,7 @@ def exchange(
 ) -> Figure:
     """The probability of the class as pixels are deleted and inserted, a line for each method.
 
-    Bands are 95 % intervals: of the random maps, where there are any, as they are what to get out of.
+    Bands are 95 % intervals, of the random maps alone where there are any: the others should leave those bands.
 
     Args:
       shares: of the pixels that are exchanged, [S], increasing in [0, 1].

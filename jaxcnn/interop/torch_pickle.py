@@ -82,7 +82,7 @@ class Storage:
 
     Attributes:
       key: what the file calls it.
-      dtype: of one number; uint8 where the tensors say themselves.
+      dtype: of one number; uint8 where each tensor says its own.
       count: of numbers.
     """
 
@@ -93,7 +93,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a view of a storage; offset and strides count numbers, not bytes."""
+    """A tensor as a view of a storage.
+
+    Attributes:
+      storage: where its numbers are.
+      dtype: of one number.
+      offset: of the first, in numbers.
+      shape: of the tensor.
+      strides: between neighbours along each axis, in numbers.
+    """
 
     storage: Storage
     dtype: np.dtype

@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": nn.softplus,
     "tanh": nn.tanh,
 }
+"""Every activation by name."""
 
 
 def get(activation: Activation) -> Callable[[Array], Array]:

@@ -54,7 +54,16 @@ def compiler_options() -> dict[str, str | bool]:
 
 
 class Geometry(NamedTuple):
-    """What relates input, kernel and output of a convolution: per-dimension pairs, in pixels."""
+    """What relates input, kernel and output of a convolution, in pairs for height and width.
+
+    Attributes:
+      input_size: in pixels.
+      kernel_size: in taps.
+      strides: between outputs, in pixels.
+      padding: zeros before and after the pixels.
+      dilation: between neighbouring taps, in pixels.
+      groups: parts of the channels that are convolved each by itself.
+    """
 
     input_size: Pair
     kernel_size: Pair

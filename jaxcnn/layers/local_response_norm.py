@@ -20,7 +20,7 @@ class LocalResponseNorm(nn.Module):
       beta: exponent.
 
     Reference: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
-      section 3.3, whose constants are the defaults.
+    section 3.3, whose constants are the defaults.
     """
 
     size: int = 5

@@ -69,7 +69,9 @@ def join(inputs: list[Array], keep: Bool[Array, "n inputs"] | None) -> Array:
 
 
 class Block(nn.Module):
-    """f_C(x) with f_1 = a unit and f_{c+1}(x) = join(f_c(f_c(x)), unit(x)), and 2x2 max pooling.
+    """The fractal f_C of units, and 2x2 max pooling.
+
+    f_1(x) = unit(x);  f_{c+1}(x) = join(f_c(f_c(x)), unit(x))
 
     Written by rows: column c of C, the deepest, has 2^(c-1) units, one every 2^(C-c) rows, and the columns that end in
     the same row are joined. The last join is of the pooled columns.

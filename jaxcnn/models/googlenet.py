@@ -1,4 +1,4 @@
-"""GoogLeNet: as published (2014), with the naive modules it argues against, and as torchvision builds it."""
+"""GoogLeNet: as published (Szegedy et al. 2015), with the naive modules it argues against, and as torchvision's."""
 
 from __future__ import annotations
 

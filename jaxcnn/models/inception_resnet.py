@@ -1,4 +1,4 @@
-"""Inception-ResNet v2: Inception branches as scaled residuals (2017)."""
+"""Inception-ResNet v2: Inception branches as scaled residuals (Szegedy, Ioffe, Vanhoucke & Alemi 2017)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Inception v3, as torchvision builds it: factorised convolutions, grid reductions and a batch-normalised side head."""
+"""Inception v3, as torchvision builds it: factorised convolutions, grid reductions and a batch-normalised side head.
+
+Figures are those of Szegedy, Vanhoucke, Ioffe, Shlens & Wojna, "Rethinking the Inception architecture", 2016.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from jaxcnn.layers.image_model import ImageModel
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How published weights, or where there are none PyTorch's by custom, want a picture turned into the input.
+    """How a picture becomes the input that published weights expect; where there are none, what PyTorch's usually do.
 
     Attributes:
       resize: shorter side in pixels that the picture is scaled to (bilinear) before the central crop of the input's

@@ -28,7 +28,11 @@ BLOCKS = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-"""Blocks in each of the four stages, by the number of weighted layers (table 1); from 50 on they are bottlenecks."""
+"""Blocks in each of the four stages, by the number of weighted layers; from 50 on they are bottlenecks.
+
+Reference: He, Zhang, Ren & Sun, "Deep residual learning for image recognition", 2016, table 1; 200 layers are of their
+"Identity mappings in deep residual networks", 2016.
+"""
 
 
 class Block(nn.Module):

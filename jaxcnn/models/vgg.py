@@ -36,7 +36,7 @@ class VGG(BlockModel):
     The last map is averaged to 7x7, which it is at 224x224 pixels, so that images of any size from 32 pixels fit.
 
     Attributes:
-      configuration: column of table 1, "A" to "E".
+      configuration: column of table 1 (Simonyan & Zisserman 2015), "A" to "E".
       norm: "batch" after every convolution, "response" after the first one, or "none".
       dropout: probability with which a unit of the two hidden dense layers is dropped in training.
       activation: after every convolution (and its batch norm) and hidden dense layer.

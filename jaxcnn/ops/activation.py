@@ -40,7 +40,7 @@ class Activation(Op[P]):
 
         super().__init__(forward, backward)
         self._derivative = derivative
-        self.kinks = kinks
+        self.kinks: tuple[float, ...] = kinks
 
     def derivative(self, *args: P.args, **options: P.kwargs) -> Array:
         """f'(x), for the arguments and options of the function."""
@@ -189,6 +189,7 @@ ACTIVATIONS: dict[str, Activation[...]] = {
         elu,
     )
 }
+"""Every activation without a parameter that is learned, by name."""
 
 
 def prelu_forward(x: Num[Array, "*n"], slope: Num[Array, "*c"]) -> tuple[Float[Array, "*n"], Any]:
@@ -236,6 +237,7 @@ def prelu_backward(saved: Any, dy: Float[Array, "*n"]) -> tuple[Float[Array, "*n
 
 
 prelu = Op(prelu_forward, prelu_backward)
+"""The op of `prelu_forward` and `prelu_backward`."""
 
 
 def rrelu_forward(
@@ -286,6 +288,7 @@ def rrelu_backward(
 
 
 rrelu = Op(rrelu_forward, rrelu_backward)
+"""The op of `rrelu_forward` and `rrelu_backward`."""
 
 
 def softmax_forward(x: Num[Array, "*n"]) -> tuple[Float[Array, "*n"], Any]:
@@ -328,6 +331,7 @@ def softmax_backward(y: Float[Array, "*n"], dy: Float[Array, "*n"]) -> tuple[Flo
 
 
 softmax = Op(softmax_forward, softmax_backward)
+"""The op of `softmax_forward` and `softmax_backward`."""
 
 
 def softmax_jacobian(x: Float[Array, "*n k"]) -> Float[Array, "*n k k"]:

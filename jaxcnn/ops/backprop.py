@@ -26,9 +26,9 @@ class Layer:
     """
 
     def __init__(self, op: Op | Callable[..., Array], *weights: Array, **options: Any) -> None:
-        self.op = _op(op)
-        self.weights = weights
-        self.options = options
+        self.op: Op = _op(op)
+        self.weights: tuple[Array, ...] = weights
+        self.options: dict[str, Any] = options
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         """f_l(x), and what its backward pass needs."""
@@ -43,7 +43,7 @@ class Backpropagation(NamedTuple):
     """What the algorithm computes for f = f_L o ... o f_1; the layer f_l is `layers[l - 1]`.
 
     Attributes:
-      loss: L, a scalar.
+      loss: a scalar, the L of dL.
       outputs: X_0 .. X_L, where X_0 is the input and X_l = f_l(X_{l-1}).
       gradients: G_0 .. G_L, where G_l = dL/dX_l has the shape of X_l.
       dweights: for each layer, in the order of the layers, dL/dW_l as a tuple like the layer's weights; None stands
@@ -68,8 +68,8 @@ def backpropagate(
       layers: f_1 .. f_L; there may be none.
       x: the input of the first layer.
       loss: maps X_L and the targets to a scalar; an op or, as a layer, a plain function.
-      targets: the further arrays that the loss takes.
-      options: the loss's keyword arguments.
+      *targets: the further arrays that the loss takes.
+      **options: the loss's keyword arguments.
 
     Returns:
       The loss, X_0 .. X_L, G_0 .. G_L and dL/dW_1 .. dL/dW_L.
@@ -167,3 +167,4 @@ def flatten_backward(saved: Float[Array, "n ..."], dz: Float[Array, "n d"]) -> t
 
 
 flatten = Op(flatten_forward, flatten_backward)
+"""The op of `flatten_forward` and `flatten_backward`."""

@@ -156,6 +156,7 @@ def convolution_backward(
 
 
 convolution = Op(convolution_forward, convolution_backward)
+"""The op of `convolution_forward` and `convolution_backward`."""
 
 
 def convolution_im2col_forward(
@@ -189,7 +190,7 @@ def convolution_im2col_forward(
       InputError: as `convolution`.
 
     Reference: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing",
-      2006, section 2.
+    2006, section 2.
     """
     outputs = output_sizes(x.shape[1:-1], *_checked(x, kernel, strides, padding, groups, kernel_dilation))
     options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
@@ -216,9 +217,7 @@ def convolution_im2col_backward(
 
     X_col is stretched again and not kept: it is as many times larger than x as the kernel has taps.
 
-    Args: as `convolution_backward`.
-
-    Returns: as `convolution_backward`.
+    Takes and returns what `convolution_backward` does.
     """
     options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
 
@@ -234,6 +233,7 @@ def convolution_im2col_backward(
 
 
 convolution_im2col = Op(convolution_im2col_forward, convolution_im2col_backward)
+"""The op of `convolution_im2col_forward` and `convolution_im2col_backward`."""
 
 
 def convolution_library(

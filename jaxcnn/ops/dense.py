@@ -57,3 +57,4 @@ def dense_backward(
 
 
 dense = Op(dense_forward, dense_backward)
+"""The op of `dense_forward` and `dense_backward`."""

@@ -12,7 +12,7 @@ from jaxcnn.ops.op import Op, check_floating
 def dropout_forward(
     x: Float[Array, "*shape"], key: Key[Array, ""], *, rate: float
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Inverted dropout: each value is kept with probability 1 - rate, and what is kept grows by as much.
+    """Inverted dropout: each value is kept with probability 1 - rate, and what is kept is divided by that.
 
     mask = 1/(1 - rate) with probability 1 - rate, else 0;  y = mask x
 
@@ -60,3 +60,4 @@ def dropout_backward(
 
 
 dropout = Op(dropout_forward, dropout_backward)
+"""The op of `dropout_forward` and `dropout_backward`."""

@@ -26,7 +26,7 @@ Padding = SupportsIndex | Sequence[Sequence[SupportsIndex]]
 def output_size(n: int, f: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
     """How often a kernel fits along one dimension.
 
-    floor((n + 2 padding - dilation (f - 1) - 1) / stride) + 1
+    outputs = floor((n + 2 padding - dilation (f - 1) - 1) / stride) + 1
 
     Args:
       n: size of the input, in pixels.
@@ -201,7 +201,7 @@ def im2col(
       InputError: a kernel size or options that do not fit the input.
 
     Reference: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing",
-      2006, section 2.
+    2006, section 2.
     """
     given = f"im2col got input {x.shape} and kernel size {kernel_size}"
     return _im2col(x, *geometry(given, x.shape[1:-1], kernel_size, strides, padding, kernel_dilation))
@@ -243,7 +243,7 @@ def col2im(
       InputError: columns, a kernel size or options that do not fit the shape.
 
     Reference: Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document Processing",
-      2006, section 2.
+    2006, section 2.
     """
     n, *size, c = shape
     given = f"col2im got input {shape} and kernel size {kernel_size}"

@@ -26,8 +26,10 @@ class Kernel(NamedTuple):
     source: str
 
 
-_LIST = "Wikipedia, 'Kernel (image processing)'"
-_TUTORIAL = "L. Vandevenne, Lode's Computer Graphics Tutorial, 'Image Filtering'"
+LIST = "Wikipedia, 'Kernel (image processing)'"
+"""Where many of the kernels are listed."""
+TUTORIAL = "L. Vandevenne, Lode's Computer Graphics Tutorial, 'Image Filtering'"
+"""Where the others are."""
 
 KERNELS: dict[str, Kernel] = {
     "identity": Kernel(
@@ -37,7 +39,7 @@ KERNELS: dict[str, Kernel] = {
             (0, 1, 0),
             (0, 0, 0),
         ),
-        f"{_LIST}.",
+        f"{LIST}.",
     ),
     "sharpen": Kernel(
         "sharpen",
@@ -46,7 +48,7 @@ KERNELS: dict[str, Kernel] = {
             (-1, 5, -1),
             (0, -1, 0),
         ),
-        f"{_LIST}: the identity less the 4-neighbour Laplacian. With all 8 neighbours it is 9 amid -1.",
+        f"{LIST}: the identity less the 4-neighbour Laplacian. With all 8 neighbours it is 9 amid -1.",
     ),
     "sharpen_detail_5x5": Kernel(
         "sharpen with more detail",
@@ -57,7 +59,7 @@ KERNELS: dict[str, Kernel] = {
             (-1 / 8, 2 / 8, 2 / 8, 2 / 8, -1 / 8),
             (-1 / 8, -1 / 8, -1 / 8, -1 / 8, -1 / 8),
         ),
-        f"{_TUTORIAL}, section 'Sharpen', the subtle one. Another customary 5x5 is unsharp masking, the identity and "
+        f"{TUTORIAL}, section 'Sharpen', the subtle one. Another customary 5x5 is unsharp masking, the identity and "
         "its difference from a Gaussian.",
     ),
     "edge_detection_diagonal": Kernel(
@@ -67,7 +69,7 @@ KERNELS: dict[str, Kernel] = {
             (0, 0, 0),
             (-1, 0, 1),
         ),
-        f"{_LIST}, the first of three: the mixed derivative, blind to edges along rows and columns.",
+        f"{LIST}, the first of three: the mixed derivative, blind to edges along rows and columns.",
     ),
     "edge_detection_laplacian": Kernel(
         "edge detection, Laplacian",
@@ -76,7 +78,7 @@ KERNELS: dict[str, Kernel] = {
             (1, -4, 1),
             (0, 1, 0),
         ),
-        f"{_LIST}, the second of three: the Laplacian of the 4 neighbours. Others print it with the opposite sign.",
+        f"{LIST}, the second of three: the Laplacian of the 4 neighbours. Others print it with the opposite sign.",
     ),
     "edge_detection_all_directions": Kernel(
         "edge detection, all directions",
@@ -85,7 +87,7 @@ KERNELS: dict[str, Kernel] = {
             (-1, 8, -1),
             (-1, -1, -1),
         ),
-        f"{_LIST}, the third of three, and {_TUTORIAL}, section 'Find Edges', for edges in all directions: "
+        f"{LIST}, the third of three, and {TUTORIAL}, section 'Find Edges', for edges in all directions: "
         "the Laplacian of the 8 neighbours, negated.",
     ),
     "horizontal_edges_5x5": Kernel(
@@ -97,7 +99,7 @@ KERNELS: dict[str, Kernel] = {
             (0, 0, 0, 0, 0),
             (0, 0, 0, 0, 0),
         ),
-        f"{_TUTORIAL}, section 'Find Edges'. Older copies print the numbers along the row, where they find vertical "
+        f"{TUTORIAL}, section 'Find Edges'. Older copies print the numbers along the row, where they find vertical "
         "edges.",
     ),
     "vertical_edges_5x5": Kernel(
@@ -109,7 +111,7 @@ KERNELS: dict[str, Kernel] = {
             (0, 0, 0, 0, 0),
             (0, 0, 0, 0, 0),
         ),
-        f"{_TUTORIAL}, section 'Find Edges', transposed: it prints the numbers down the column, where they find "
+        f"{TUTORIAL}, section 'Find Edges', transposed: it prints the numbers down the column, where they find "
         "horizontal edges.",
     ),
     "edges_45_degrees_5x5": Kernel(
@@ -121,7 +123,7 @@ KERNELS: dict[str, Kernel] = {
             (0, 0, 0, -2, 0),
             (0, 0, 0, 0, -1),
         ),
-        f"{_TUTORIAL}, section 'Find Edges': differences along the falling diagonal find the edges that rise.",
+        f"{TUTORIAL}, section 'Find Edges': differences along the falling diagonal find the edges that rise.",
     ),
     "horizontal_edges_3x3": Kernel(
         "horizontal edges, Prewitt",

@@ -88,6 +88,7 @@ def softmax_cross_entropy_backward(
 
 
 softmax_cross_entropy = Op(softmax_cross_entropy_forward, softmax_cross_entropy_backward)
+"""The op of `softmax_cross_entropy_forward` and `softmax_cross_entropy_backward`."""
 
 
 def sigmoid_binary_cross_entropy_forward(
@@ -135,6 +136,7 @@ def sigmoid_binary_cross_entropy_backward(
 
 
 sigmoid_binary_cross_entropy = Op(sigmoid_binary_cross_entropy_forward, sigmoid_binary_cross_entropy_backward)
+"""The op of `sigmoid_binary_cross_entropy_forward` and `sigmoid_binary_cross_entropy_backward`."""
 
 
 def mean_squared_error_forward(
@@ -180,6 +182,7 @@ def mean_squared_error_backward(
 
 
 mean_squared_error = Op(mean_squared_error_forward, mean_squared_error_backward)
+"""The op of `mean_squared_error_forward` and `mean_squared_error_backward`."""
 
 
 def mean_absolute_error_forward(
@@ -225,6 +228,7 @@ def mean_absolute_error_backward(
 
 
 mean_absolute_error = Op(mean_absolute_error_forward, mean_absolute_error_backward)
+"""The op of `mean_absolute_error_forward` and `mean_absolute_error_backward`."""
 
 
 def euclidean_loss_forward(
@@ -270,3 +274,4 @@ def euclidean_loss_backward(
 
 
 euclidean_loss = Op(euclidean_loss_forward, euclidean_loss_backward)
+"""The op of `euclidean_loss_forward` and `euclidean_loss_backward`."""

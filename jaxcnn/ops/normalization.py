@@ -106,6 +106,7 @@ def batch_norm_backward(
 
 
 batch_norm = Op(batch_norm_forward, batch_norm_backward)
+"""The op of `batch_norm_forward` and `batch_norm_backward`."""
 
 
 def batch_norm_inference_forward(
@@ -174,6 +175,7 @@ def batch_norm_inference_backward(
 
 
 batch_norm_inference = Op(batch_norm_inference_forward, batch_norm_inference_backward)
+"""The op of `batch_norm_inference_forward` and `batch_norm_inference_backward`."""
 
 
 def running_average(
@@ -238,7 +240,7 @@ def local_response_norm_forward(
       InputError: integers, a size that is not odd and positive, a k that is not positive, or a negative alpha.
 
     Reference: Krizhevsky, Sutskever & Hinton, "ImageNet classification with deep convolutional neural networks", 2012,
-      section 3.3, whose constants are the defaults.
+    section 3.3, whose constants are the defaults.
     """
     check_floating("local response norm", x=x)
     if size < 1 or size % 2 == 0:
@@ -282,3 +284,4 @@ def local_response_norm_backward(
 
 
 local_response_norm = Op(local_response_norm_forward, local_response_norm_backward)
+"""The op of `local_response_norm_forward` and `local_response_norm_backward`."""

@@ -36,8 +36,8 @@ class Op(Generic[P]):
     def __init__(
         self, forward: Callable[P, tuple[Array, Any]], backward: Callable[..., tuple[Array | None, ...]]
     ) -> None:
-        self.forward = forward
-        self.backward = backward
+        self.forward: Callable[P, tuple[Array, Any]] = forward
+        self.backward: Callable[..., tuple[Array | None, ...]] = backward
         self.__signature__ = self._signature = inspect.signature(forward)
         self.__doc__ = forward.__doc__
         self.__name__ = forward.__name__.removesuffix("_forward")

@@ -111,6 +111,7 @@ def max_pool_backward(
 
 
 max_pool = Op(max_pool_forward, max_pool_backward)
+"""The op of `max_pool_forward` and `max_pool_backward`."""
 
 
 def average_pool_forward(
@@ -140,7 +141,7 @@ def average_pool_forward(
       InputError: integers; or a window, strides or padding that do not fit the images.
 
     Reference: LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", 1998,
-      section II.
+    section II.
     """
     check_floating("average pool", x=x)
     sides, offsets = _geometry("average pool", x, window, strides, padding)
@@ -181,6 +182,7 @@ def average_pool_backward(
 
 
 average_pool = Op(average_pool_forward, average_pool_backward)
+"""The op of `average_pool_forward` and `average_pool_backward`."""
 
 
 def global_average_pool_forward(x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c"], Float[Array, "n h w c"]]:
@@ -225,3 +227,4 @@ def global_average_pool_backward(
 
 
 global_average_pool = Op(global_average_pool_forward, global_average_pool_backward)
+"""The op of `global_average_pool_forward` and `global_average_pool_backward`."""

@@ -1,1 +1,1 @@
-"""Pages and galleries of a run."""
+"""What is found about networks and runs, written into folders: figures, arrays and pages."""

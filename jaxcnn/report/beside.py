@@ -57,8 +57,8 @@ class Batches:
         if limit < 1:
             raise InputError(f"limit is {limit}; expected at least 1 image")
         total = len(subject.source)
-        self.subject = subject
-        self.indices = np.linspace(0, total - 1, min(limit, total)).round().astype(np.int64)
+        self.subject: Subject = subject
+        self.indices: Int[np.ndarray, " n"] = np.linspace(0, total - 1, min(limit, total)).round().astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -107,15 +107,15 @@ def write(
 
 
 def require_images(subject: Subject, networks: Sequence[Network], *, labelled: bool) -> None:
-    """Refuses images of a size that a network does not take.
+    """Refuses images of a size that a network does not take, or without the labels that are needed.
 
     Args:
       subject: the images.
       networks: the networks.
-      labelled: whether the labels must mean something, and that what the networks' logits stand for.
+      labelled: whether the labels must be known, of as many classes as each network has.
 
     Raises:
-      InputError: so it is.
+      InputError: a network takes another size or has other classes, or the labels are unknown.
     """
     if labelled and not subject.labelled:
         raise InputError("the photographs have no labels; expected file or folder names that begin with a synset")

@@ -32,28 +32,47 @@ FIELDS = 5
 
 
 class Dead(NamedTuple):
-    """The dead units of a network, and the learning rate with which it was trained."""
+    """The dead units of a network, and the learning rate with which it was trained.
+
+    Attributes:
+      rate: the learning rate.
+      units: see `dead_units.DeadUnits`.
+    """
 
     rate: float
     units: dead_units.DeadUnits
 
 
 class Slices(NamedTuple):
-    """The loss along lines through the parameters, [D, A], at the steps [A]."""
+    """The loss along lines through the parameters.
+
+    Attributes:
+      steps: the places on each line, [A].
+      losses: at these, [D, A].
+    """
 
     steps: Float[np.ndarray, " a"]
     losses: Float[np.ndarray, "d a"]
 
 
 class Plane(NamedTuple):
-    """The loss on a plane through the parameters, [A, A], at the steps [A] along both directions."""
+    """The loss on a plane through the parameters.
+
+    Attributes:
+      steps: along both directions, [A].
+      losses: at each pair of them, [A, A].
+    """
 
     steps: Float[np.ndarray, " a"]
     losses: Float[np.ndarray, "a a"]
 
 
 class Fields(NamedTuple):
-    """What the centres of some layers use of the image, by the layers' names."""
+    """What the centres of some layers use of the image.
+
+    Attributes:
+      layers: the field of each layer, by its name.
+    """
 
     layers: dict[str, EffectiveField]
 

@@ -18,6 +18,7 @@ from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.analysis.parametrization import Parametrization
 from jaxcnn.data import imagenet
 from jaxcnn.data.augment.photometric import EIGENVALUES, EIGENVECTORS
+from jaxcnn.data.spec import Split
 from jaxcnn.errors import InputError
 from jaxcnn.report.subject import Network, Subject, open_subject
 
@@ -107,7 +108,7 @@ def natural(
     *,
     images: str | None = None,
     dataset: str | None = None,
-    split: Any = None,
+    split: Split | None = None,
     image_size: int | None = None,
     data_directory: str | None = None,
 ) -> Natural:
@@ -129,8 +130,10 @@ def natural(
     if network.weights is not None and images is None and dataset is None:
         return _assumed(network, image_size)
     part = split or ("train" if images is None else None)
-    given = {"images": images, "dataset": dataset, "split": part, "data_directory": data_directory}
-    return _measured(open_subject(network, image_size=image_size, **given))
+    subject = open_subject(
+        network, images=images, dataset=dataset, split=part, image_size=image_size, data_directory=data_directory
+    )
+    return _measured(subject)
 
 
 def _assumed(network: Network, image_size: int | None) -> Natural:

@@ -34,8 +34,10 @@ ALL = "all"
 Say = Callable[[str], None]
 """What is called with a sentence for the user."""
 
-_OVERLAID = 8
-_OCCLUDED = 4
+OVERLAID = 8
+"""Images whose maps are drawn, where no limit is given, and those of one figure."""
+OCCLUDED = 4
+"""Images that are hidden part by part, where no limit is given, and those of one figure."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def pick(chosen: Chosen, methods: Sequence[str], say: Say) -> tuple[dict[str, Me
       say: is told which of all are left out.
 
     Returns:
-      The methods, and why which are left out.
+      The methods, and of those left out why.
 
     Raises:
       InputError: there is no such method, or one that was named does not apply.
@@ -182,7 +184,7 @@ def draw_saliency(
     *,
     methods: Sequence[str] = (ALL,),
     targets: Sequence[str] = (),
-    limit: int = _OVERLAID,
+    limit: int = OVERLAID,
     seed: int = 0,
     output: str | Path | None = None,
     say: Say,
@@ -229,7 +231,7 @@ def draw_saliency(
                 signed=method.signed,
                 width=PAGE,
             )
-            for file, some in _handfuls(name, len(heat), _OVERLAID)
+            for file, some in _handfuls(name, len(heat), OVERLAID)
         }
         arrays = {"maps": np.asarray(maps), **chosen.arrays}
         files[name] = _write(folder, name, name, arrays, about, figures)
@@ -256,7 +258,7 @@ def draw_occlusion(
     subject: Subject,
     *,
     targets: Sequence[str] = (),
-    limit: int = _OCCLUDED,
+    limit: int = OCCLUDED,
     patch: int | None = None,
     stride: int | None = None,
     output: str | Path | None = None,
@@ -297,7 +299,7 @@ def draw_occlusion(
             truths=None if chosen.truths is None else chosen.truths[some],
             value=value,
         )
-        for file, some in _handfuls("occlusion", len(chances), _OCCLUDED)
+        for file, some in _handfuls("occlusion", len(chances), OCCLUDED)
     }
     arrays = {
         "grid_probabilities": chances,

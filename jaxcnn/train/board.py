@@ -46,7 +46,7 @@ class TensorBoard:
     def histograms(self, step: int, group: str, arrays: Mapping[str, Any]) -> None:
         """Writes how the finite values of each array are spread, in 64 bins of one width.
 
-        Of millions of values at equal distances, between one and two million.
+        Of more than two million values, between one and two million are taken, at equal distances.
 
         Args:
           step: optimisation steps done.

@@ -20,7 +20,12 @@ from jaxcnn.train.views import LogMean
 
 @dataclass(frozen=True)
 class Member:
-    """One run of an ensemble, and what it scores alone."""
+    """One run of an ensemble.
+
+    Attributes:
+      run: its directory.
+      scores: of the run alone.
+    """
 
     run: str
     scores: Evaluation

@@ -13,7 +13,7 @@ from jaxcnn.train.optimizers import kernels_only
 
 
 def cross_entropy(logits: Float[Array, "*n k"], labels: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """Softmax with categorical cross-entropy, l_i = log sum_j exp(z_ij) - z_i,y_i, stable for any finite logits.
+    """Softmax with categorical cross-entropy, l_i = log sum_j exp(z_ij) - z_{i,y_i}, stable for any finite logits.
 
     Args:
       logits: z, unnormalised log-probabilities, of examples [N, k] or of their pixels [N, H, W, k].
@@ -54,7 +54,9 @@ def binary_cross_entropy(logits: Float[Array, "*n k"], targets: Float[Array, "*n
 
 
 def mean_squared_error(outputs: Float[Array, "*n k"], targets: Float[Array, "*n k"]) -> Float[Array, "*n"]:
-    """l_i = sum_j (z_ij - t_ij)^2, of the outputs as they are, without a softmax.
+    """Squared error of the outputs as they are, without a softmax.
+
+    l_i = sum_j (z_ij - t_ij)^2
 
     Args:
       outputs: z, of examples [N, k] or of their pixels [N, H, W, k].
@@ -67,7 +69,9 @@ def mean_squared_error(outputs: Float[Array, "*n k"], targets: Float[Array, "*n 
 
 
 def mean_absolute_error(outputs: Float[Array, "*n k"], targets: Float[Array, "*n k"]) -> Float[Array, "*n"]:
-    """l_i = sum_j |z_ij - t_ij|, of the outputs as they are, without a softmax.
+    """Absolute error of the outputs as they are, without a softmax.
+
+    l_i = sum_j |z_ij - t_ij|
 
     Args:
       outputs: z, of examples [N, k] or of their pixels [N, H, W, k].
@@ -88,7 +92,9 @@ LOSSES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def targets(labels: Int[Array, "*n"], num_classes: int, label_smoothing: float = 0.0) -> Float[Array, "*n k"]:
-    """t = (1 - s) onehot(y) + s / k: 1 for the label and 0 elsewhere, but for the share s that all classes get.
+    """1 for the label and 0 elsewhere, but for the share s that all classes get.
+
+    t = (1 - s) onehot(y) + s / k
 
     Args:
       labels: y, in [0, k).

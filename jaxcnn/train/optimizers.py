@@ -143,8 +143,8 @@ def create(config: OptimizerConfig, *, total_steps: int, steps_per_epoch: int) -
       structure of its state does not depend on the length of the run.
 
     References: Duchi, Hazan & Singer 2011 (Adagrad); Tieleman & Hinton 2012 (RMSProp, with decay 0.9); Kingma & Ba
-      2015 (Adam); You, Gitman & Ginsburg 2017, equation 6 (LARS); You et al. 2020, algorithm 2 (LAMB); Jordan et al.
-      2024 (Muon).
+    2015 (Adam); You, Gitman & Ginsburg 2017, equation 6 (LARS); You et al. 2020, algorithm 2 (LAMB); Jordan et al.
+    2024 (Muon).
     """
     rate = of_updates(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 

@@ -37,7 +37,8 @@ class Diverged(RunError):
         super().__init__(
             f"the training loss is {loss:g} at step {step} of {directory}; try a smaller optimizer.learning_rate"
         )
-        self.loss, self.step = loss, step
+        self.loss: float = loss
+        self.step: int = step
 
 
 def require_sound(

@@ -120,8 +120,8 @@ def search(
       CheckpointError: the directory or the storage's study of that name holds something else, or a trial is damaged.
       RunError: a run or the storage fails; the same call continues. A trial that diverges is not a failure.
 
-    References: Akiba, Sano, Yanase, Ohta & Koyama, Optuna: a next-generation hyperparameter optimization framework,
-    KDD 2019.
+    Reference: Akiba, Sano, Yanase, Ohta & Koyama, "Optuna: a next-generation hyperparameter optimization framework",
+    2019.
     """
     if trials < 1:
         raise InputError(f"trials is {trials}; expected at least 1")

@@ -84,7 +84,9 @@ def confusion(predictions: Int[Array, "*n"], labels: Int[Array, "*n"], num_class
 
 
 def intersection_over_union(counts: Int[Array, "k k"]) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """IoU_c = pixels of class c that were found / pixels that are of class c or were taken for it.
+    """Of each class, the share found of the pixels that are of it or were taken for it.
+
+    IoU_c = pixels of class c that were found / pixels that are of class c or were taken for it
 
     Args:
       counts: the confusion matrix.

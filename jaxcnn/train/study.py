@@ -100,7 +100,12 @@ def run_directory(directory: str | Path, arm: str, seed: int) -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: at which step, and whether it diverged there."""
+    """How a run ended.
+
+    Attributes:
+      step: optimisation steps done.
+      diverged: whether the loss was not finite there, or exploded.
+    """
 
     step: int
     diverged: bool

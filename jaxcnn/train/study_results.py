@@ -55,7 +55,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its interval; NaN where there is no seed, or one alone for the interval."""
+    """A mean over seeds and its interval; NaN where there is no seed, or one alone for the interval.
+
+    Attributes:
+      mean: over the seeds.
+      low: lower end of the interval.
+      high: its upper end.
+    """
 
     mean: float
     low: float

@@ -87,7 +87,9 @@ def class_scores(
 
 
 class Views(nn.Module):
-    """z(image) = log mean over views of softmax(model(view)): a network that looks at several views of each image.
+    """A network that looks at several views of each image.
+
+    z(image) = log mean over views of softmax(model(view))
 
     The views pass one after the other, so they take no more memory than one; a class's softmax is that of its scores
     averaged over the places where the view has them.

@@ -40,7 +40,7 @@ class Augmentation:
         """Refuses a strength that is not in range.
 
         Raises:
-          InputError: it names the setting, the value, the meaning and the range.
+          InputError: it is not; the message names the setting, the value, the meaning and the range.
         """
         allowed = math.isfinite(strength) and 0 <= strength <= self.highest
         if not allowed or (self.whole and strength != int(strength)):

@@ -52,7 +52,7 @@ def mix(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n k"]]:
     """Every example with the one before it, the first with the last.
 
-    x'[i] = share x[i] + (1 - share) x[i - 1],  and the targets likewise
+    x'[i] = share x[i] + (1 - share) x[i - 1], and the targets likewise
 
     The order of a training batch is random, so this partner is as good as any.
 

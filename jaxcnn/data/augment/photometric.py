@@ -34,7 +34,7 @@ def grey(image: Float[Array, "h w c"]) -> Float[Array, "h w 1"]:
 
 
 def blend(image: Float[Array, "h w c"], other: Array | float, factor: Scalar) -> Float[Array, "h w c"]:
-    """factor image + (1 - factor) other, cut off at 0 and 1; a factor above 1 moves away from `other`."""
+    """y = factor image + (1 - factor) other, cut off at 0 and 1; a factor above 1 moves away from `other`."""
     return bounded(factor * image + (1 - factor) * other, image)
 
 

@@ -54,8 +54,9 @@ def operate(
 ) -> Float[Array, "h w c"]:
     """One of the fourteen operations.
 
-    Mapped over a batch, a branch for each operation would cost all branches for every picture. So the six that move
-    pixels are one affine map with different matrices, and of the others only `equalize` is more than arithmetic.
+    Mapped over a batch, a branch for each operation would cost all branches for every picture. So the identity
+    and the five that move pixels are one affine map with different matrices, and of the others only `equalize` is more
+    than arithmetic.
 
     Args:
       image: in [0, 1].

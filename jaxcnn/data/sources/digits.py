@@ -12,8 +12,7 @@ from jaxcnn.data.spec import ArraySource, Dataset, StoredSplit, stratified_fifth
 def open_digits(config: DataConfig, split: StoredSplit) -> ArraySource:
     """1,797 handwritten digits, 8x8, in 17 grey levels scaled to 0..255; the test split is `spec.stratified_fifth`.
 
-    References:
-      Alpaydin & Kaynak, Optical recognition of handwritten digits, UCI Machine Learning Repository, 1998.
+    Reference: Alpaydin & Kaynak, "Optical recognition of handwritten digits", UCI Machine Learning Repository, 1998.
     """
     from sklearn.datasets import load_digits
 
