@@ -244,10 +244,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that determines a training run."""
+    """Everything that determines a training run.
+
+    Which `model` learns which `data`, by which `optimizer`, for how long (`training`), and which `loss` becomes small.
+    """
 
     name: str = "experiment"
-    """Of the experiment, without '/'; the run directory is called after it."""
+    """Of the experiment, without '/'."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

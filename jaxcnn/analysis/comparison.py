@@ -32,13 +32,7 @@ SMOOTH = "smooth random map"
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % confidence interval.
-
-    Attributes:
-      mean: of the values.
-      low: lower end of the interval.
-      high: its upper end.
-    """
+    """A mean, and the lower and the upper end of its 95 % confidence interval."""
 
     mean: float
     low: float

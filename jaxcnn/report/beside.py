@@ -51,6 +51,10 @@ class Batches:
     def __init__(self, subject: Subject, limit: int) -> None:
         """Chooses images at equal distances from all.
 
+        Args:
+          subject: whose images.
+          limit: how many, at most.
+
         Raises:
           InputError: the limit is below 1.
         """
