@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +31,13 @@ def summary(arguments: Sequence[str]) -> None:
     """Tabulate a network: shapes, memory, parameters, multiply-adds and receptive fields, layer by layer."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            "usage: jaxcnn summary MODEL [--input H W C] [--format text|csv|markdown] [--json] [--figure FILE]\n"
-            "                      [--optimizer NAME] [--batch-size N] [--model.options.NAME VALUE ...]\n\n"
-            f"{summary.__doc__}\n"
-            "MODEL is a registered name, FILE.py:NAME of a file of your own, or a run directory. `jaxcnn models`\n"
-            "lists the names, `jaxcnn summary MODEL --help` the options of one."
+            "usage: jaxcnn summary MODEL [--input H W C] [--format text|csv|markdown]\n"
+            "                      [--json] [--figure FILE] [--optimizer NAME]\n"
+            "                      [--batch-size N] [--model.options.NAME VALUE ...]\n\n"
+            f"{textwrap.fill(summary.__doc__ or '', 80)}\n\n"
+            "MODEL is a registered name, FILE.py:NAME of a file of your own, or a run\n"
+            "directory. `jaxcnn models` lists the names, `jaxcnn summary MODEL --help` the\n"
+            "options of one."
         )
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
