@@ -9,7 +9,8 @@ Time: 91 s of one CPU core.
 Result: over the seeds 0, 1, 2 with half a 95% t-interval, after four epochs the training loss is 2.01 +- 0.42 (all
 images), 0.906 +- 0.115 (batches of 120), 0.612 +- 0.118 (of 12) and 0.531 +- 0.092 (single images), and the test
 accuracy 0.417 +- 0.501, 0.684, 0.743 and 0.757. For equal numbers of images seen, smaller batches lower the
-loss sooner, down to batches of 12, from which single images are not told apart.
+loss sooner, down to single images (0.080 +- 0.027 below batches of 12); the accuracies of these two are not told apart.
+The rates were chosen by hand.
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, OptimizerName, TrainingConfig

@@ -49,7 +49,8 @@ STUDY = Study(
         OptimizerConfig("momentum", learning_rate=0.01, weight_decay=2e-4, schedule="cosine"),
         TrainingConfig(epochs=90),
     ),
-    caption="GoogLeNet as published, and with naive modules, at an eighth of its filters, on Fashion-MNIST enlarged to "
-    "32x32 pixels, batches of 30 images, Adam with the rate 0.001.",
+    caption="GoogLeNet as published, and with naive modules. At quick scale an eighth of its filters, Fashion-MNIST "
+    "enlarged to 32x32 pixels, batches of 30 images, Adam with the rate 0.001; at paper scale all of them, ImageNet, "
+    "batches of 256, momentum.",
     measures=COST,
 )

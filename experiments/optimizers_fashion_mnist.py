@@ -15,9 +15,10 @@ these rates, chosen at three epochs, for its 45: there other rates may be better
   Adam       3e-4: 0.369   1e-3: 0.307   3e-3: 0.312
 Time: nine minutes of one CPU core.
 Result: after three epochs, over the seeds 0, 1, 2 with half a 95% t-interval, the training loss is 2.07 +- 0.22 (GD),
-0.324 +- 0.025 (SGD), 0.294 +- 0.019 (momentum), 0.286 +- 0.070 (Adagrad) and 0.312 +- 0.019 (Adam), and the test
+0.324 +- 0.025 (SGD), 0.294 +- 0.019 (momentum), 0.285 +- 0.070 (Adagrad) and 0.312 +- 0.019 (Adam), and the test
 accuracy 0.413, 0.876, 0.882, 0.887 and 0.879. GD, with three updates where the others make 1,500, has hardly begun;
-with a rate of its own each rule of mini-batches is as good as the others as far as three seeds tell.
+seed by seed, momentum has a lower training loss than Adam (0.018 +- 0.010) and Adam than SGD (0.012 +- 0.010), and
+no test accuracy of the four rules of mini-batches is told from another.
 """
 
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, OptimizerName, TrainingConfig
