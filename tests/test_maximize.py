@@ -13,7 +13,7 @@ from small_networks import SHAPE, Linear, Small, images_of, state_of
 from jaxcnn import models
 from jaxcnn.analysis import maximize, penalties
 from jaxcnn.analysis import parametrization as spaces
-from jaxcnn.analysis.objectives import channel, log_probability, logit, neuron
+from jaxcnn.analysis.objectives import channel, direction, log_probability, logit, neuron, sufficient_logit
 from jaxcnn.errors import InputError, RunError
 from jaxcnn.layers.convolution import Conv
 
@@ -211,12 +211,56 @@ def test_by_default_the_network_s_own_images_are_sought():
         ({"count": 0}, "count 0"),
         ({"parametrization": spaces.pixels((10, 10, 3))}, "Small does not take images of 10x10x3; expected such"),
         ({"parametrization": None}, "Small is no registered network; expected a parametrization of its images"),
+        ({"objective": logit(np.arange(4))}, "count is 1, and the objective is for another number"),
+        ({"objective": logit(0) + channel("conv", [1, 2, 3]), "count": 2}, "count is 2, and the objective is for"),
+        ({"objective": logit(0) * np.ones(3)}, r"it gives shape \(3,\)\); expected .* one for all images or 1$"),
+        ({"objective": logit(0) * np.ones((2, 1)), "count": 2}, "count is 2, and the objective is for another"),
+        ({"objective": logit(0) - penalties.l1(1.0, np.ones(2))}, "count is 1, and the objective is for another"),
+        ({"objective": direction("conv", np.ones((2, 8)))}, "count is 1, and the objective is for another"),
     ],
 )
 def test_what_cannot_be_sought_is_refused(arguments, says):
     given = {"objective": logit(0), "key": KEY, "parametrization": PIXELS, "steps": 1} | arguments
     with pytest.raises(InputError, match=says):
         maximize.run(SMALL, STATE, **given)
+
+
+@pytest.mark.parametrize("position", [(1, 2, 3), (1.5, 2), (1,), ((1, 2), (3, 4))])
+def test_a_position_is_two_integers(position, unchecked):
+    objective = neuron("conv", 0, position)
+    with pytest.raises(InputError, match=r"position in conv is .*; expected one in its map, \(5, 6\), as two integers"):
+        maximize.run(SMALL, STATE, objective, key=KEY, parametrization=PIXELS, steps=1)
+
+
+def test_lists_are_taken_as_arrays():
+    asked = {"key": KEY, "count": 2, "parametrization": PIXELS, "transforms": (), "steps": 2}
+    listed = [1.0, 2.0] * logit([1, 2]) + neuron("conv", [0, 1], (1, 2)) + sufficient_logit([1, 2], [0.5, 1])
+    one = np.array([1, 2])
+    arrays = np.array([1.0, 2.0]) * logit(one) + neuron("conv", one - 1, (1, 2)) + sufficient_logit(one, one / 2)
+    found, expected = (maximize.run(SMALL, STATE, objective, **asked) for objective in (listed, arrays))
+    np.testing.assert_array_equal(found.trace, expected.trace)
+
+
+@pytest.mark.parametrize(
+    ("objective", "images", "says"),
+    [
+        (channel("zz", 0), images_of(2), "unknown layer 'zz'"),
+        (logit(99), images_of(2), r"target is 99; expected classes in \[0, 4\)"),
+        (logit(-1), images_of(2), r"target is -1; expected classes in \[0, 4\)"),
+        (logit(0), 255 * images_of(2), r"expected values in \[0, 1\]"),
+        (logit(0), images_of(2)[:, 1:], "Small does not take images of 8x11x3"),
+        (logit([1, 2, 3]), images_of(2), "there are 2 images, and the objective is for another number"),
+        (penalties.gaussian(1.0), images_of(2), "parameters is None; expected those of the images"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(objective, images, says):
+    with pytest.raises(InputError, match=says):
+        maximize.evaluate(SMALL, STATE, objective, images)
+
+
+def test_parameters_are_those_of_the_images():
+    with pytest.raises(InputError, match=r"parameters have shape \(3, 5\); expected those of 2 images"):
+        maximize.evaluate(SMALL, STATE, penalties.gaussian(1.0), images_of(2), parameters=jnp.ones((3, 5)))
 
 
 def test_progress_of_other_images_is_refused():

@@ -23,7 +23,7 @@ def checked_images(images: ArrayLike) -> Float[Array, "n h w c"]:
     Raises:
       InputError: they are not floats [N, H, W, C] in [0, 1], at least one.
     """
-    values = _array("images", images)
+    values = as_array("images", images)
     if values.ndim != 4 or 0 in values.shape:
         raise InputError(f"images have shape {values.shape}; expected [N, H, W, C], none of them 0")
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -58,7 +58,7 @@ def checked_targets(targets: ArrayLike | Sequence[int], count: int, classes: int
     Raises:
       InputError: they are neither one integer in [0, classes) nor `count` of them.
     """
-    values = _array("targets", targets)
+    values = as_array("targets", targets)
     if values.shape not in ((), (count,)) or not jnp.issubdtype(values.dtype, jnp.integer):
         raise InputError(f"targets are {values.dtype} of shape {values.shape}; expected integers of shape {(count,)}")
     if not isinstance(values, Tracer):  # before they become int32, in which 2^32 is 0
@@ -117,8 +117,12 @@ def checked_baseline(baseline: ArrayLike, images: Float[Array, "n h w c"]) -> Fl
     return jnp.broadcast_to(values.reshape((1,) * (4 - values.ndim) + values.shape), images.shape)
 
 
-def _array(name: str, values: Any) -> np.ndarray | Array:
-    """Values as an array: lists of numbers are taken as what they hold."""
+def as_array(name: str, values: Any) -> np.ndarray | Array:
+    """Values as an array: lists of numbers are taken as what they hold.
+
+    Raises:
+      InputError: the list is ragged; the message begins with the name, a plural.
+    """
     if isinstance(values, np.ndarray | Array):
         return values
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -18,14 +19,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxcnn.analysis.activations import layers, watched
+from jaxcnn.analysis.checks import checked_images
 from jaxcnn.analysis.compiled import compiled
 from jaxcnn.analysis.guided import mark_normalisation, rectifies
 from jaxcnn.analysis.max_pooling import faster
-from jaxcnn.analysis.objectives import IMAGE, LOGITS, PARAMETERS, Objective, Seen
+from jaxcnn.analysis.objectives import IMAGE, LOGITS, PARAMETERS, Objective, Seen, Shapes
 from jaxcnn.analysis.parametrization import Parametrization, fourier
 from jaxcnn.analysis.rewriting import rewrite
 from jaxcnn.analysis.transforms import Transform, robust, transformed
-from jaxcnn.errors import InputError, RunError
+from jaxcnn.errors import InputError, RunError, first_line
 from jaxcnn.registry import discover
 from jaxcnn.state import State
 
@@ -110,8 +112,8 @@ def run(
       The images after the last step.
 
     Raises:
-      InputError: the network does not take such images, it has no such layer, unit or class, or a number is out of
-        range.
+      InputError: the network does not take such images, it has no such layer, unit or class, the objective is for
+        another number of images, or a number is out of range.
       RunError: the objective is not finite.
 
     Reference: Erhan, Bengio, Courville & Vincent, "Visualizing higher-layer features of a deep network", 2009; in
@@ -123,7 +125,7 @@ def run(
         raise InputError(f"steps is {steps} and count {count}; expected at least 0 and at least 1")
     changes = robust(height, width) if transforms is None else tuple(transforms)
     ascent = _adam(RATE) if optimizer is None else optimizer
-    check(model, state, objective, space, changes)
+    check(model, state, objective, space, changes, count)
     beginning, moves = jax.random.split(key)
     if start is not None and progress is not None:
         raise InputError("start and progress were both given; expected one of them to begin with")
@@ -158,8 +160,23 @@ def evaluate(
       objective: what is asked.
       images: [N, H, W, C] in [0, 1].
       parameters: [N, ...], for an objective that reads them.
+
+    Raises:
+      InputError: the images are none, the network does not take them, it has no such layer, unit or class, or the
+        objective is for another number of images.
     """
-    return _evaluate(model, state.variables, objective, images, parameters)
+    pixels = checked_images(images)
+    count, shape = len(pixels), pixels.shape[1:]
+    places = _places(model, state, shape) | {IMAGE: shape}
+    if parameters is not None:
+        if jnp.shape(parameters)[:1] != (count,):
+            raise InputError(f"parameters have shape {jnp.shape(parameters)}; expected those of {count} images")
+        parameters = jnp.asarray(parameters).reshape(count, -1)
+        places[PARAMETERS] = parameters.shape[1:]
+    elif PARAMETERS in objective.places:
+        raise InputError("parameters is None; expected those of the images, as the objective reads them")
+    _check_objective(objective, places, count, f"there are {count} images")
+    return _evaluate(model, state.variables, objective, pixels, parameters)
 
 
 def published_shape(model: nn.Module) -> tuple[int, int, int]:
@@ -175,7 +192,12 @@ def published_shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def check(
-    model: nn.Module, state: State, objective: Objective, space: Parametrization, changes: Sequence[Transform]
+    model: nn.Module,
+    state: State,
+    objective: Objective,
+    space: Parametrization,
+    changes: Sequence[Transform],
+    count: int,
 ) -> None:
     """Refuses what the network does not have before anything is compiled.
 
@@ -185,15 +207,22 @@ def check(
       objective: what is maximised.
       space: the parametrization.
       changes: the transforms.
+      count: images sought at once.
 
     Raises:
       InputError: see `run`.
     """
     images = jax.ShapeDtypeStruct((1, *space.shape), jnp.float32)
     seen = jax.eval_shape(partial(transformed, changes), jax.random.key(0), images)
-    shape: Any = seen.shape[1:]
+    own = {IMAGE: space.shape, PARAMETERS: (math.prod(space.parameter_shape),)}
+    _check_objective(objective, _places(model, state, seen.shape[1:]) | own, count, f"count is {count}")
+
+
+def _places(model: nn.Module, state: State, shape: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the network computes of one image."""
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
-        logits: Any = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), state.variables, seen)
+        logits: Any = _logits.eval_shape(model, state.variables, images)
         known = layers(model, state, shape)
     except InputError as error:
         raise InputError(f"{type(model).__name__} does not take images of {_size(shape)}: {error}") from error
@@ -201,10 +230,32 @@ def check(
         # Whatever a layer says of a map or a kernel that has another shape than its parameters.
         raise InputError(
             f"{type(model).__name__} does not take images of {_size(shape)}; expected such as it was trained on "
-            f"({str(error).splitlines()[0][:200]})"
+            f"({first_line(error)[:200]})"
         ) from error
-    places = {LOGITS: logits.shape[1:], IMAGE: space.shape, PARAMETERS: (-1,)}
-    objective.check(known | places)
+    return known | {LOGITS: logits.shape[1:]}
+
+
+def _check_objective(objective: Objective, places: Shapes, count: int, said: str) -> None:
+    """Refuses what is not at the places, and what does not give a number for each of so many images."""
+    objective.check(places)
+    seen = {name: jax.ShapeDtypeStruct((count, *places[name]), jnp.float32) for name in objective.places}
+    try:
+        shape = jnp.shape(jax.eval_shape(_numbers, objective, seen))
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        why, shape = first_line(error), None
+    else:
+        why = f"it gives shape {shape}"
+    if shape != (count,):
+        raise InputError(
+            f"{said}, and the objective is for another number ({why}); expected units, targets, vectors and weights "
+            f"that are one for all images or {count}"
+        )
+
+
+def _numbers(objective: Objective, seen: Seen) -> Any:
+    return objective(seen)
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -264,12 +315,17 @@ def _images(space: Parametrization, parameters: Array) -> Float[Array, "n h w c"
 
 
 @partial(jax.jit, static_argnums=0)
+def _logits(model: nn.Module, variables: Any, images: Array) -> Any:
+    return model.apply(variables, images, train=False)
+
+
+@partial(jax.jit, static_argnums=0)
 def _evaluate(
     model: nn.Module, variables: Any, objective: Objective, images: Array, parameters: Array | None
 ) -> Float[Array, " n"]:
     seen = _look(model, variables, images, objective, False)
     if parameters is not None:
-        seen = {**seen, PARAMETERS: parameters.reshape(len(parameters), -1)}
+        seen = {**seen, PARAMETERS: parameters}
     return objective({**seen, IMAGE: images})
 
 

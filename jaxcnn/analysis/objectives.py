@@ -11,7 +11,7 @@ What an objective asks for may differ from image to image: a unit or a target is
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,17 +19,25 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxcnn.analysis.activations import check_layer
+from jaxcnn.analysis.checks import as_array
+from jaxcnn.analysis.requirements import (
+    LOGITS,
+    Shapes,
+    has_direction,
+    has_gram,
+    has_level,
+    has_maps,
+    has_position,
+    has_shape,
+    has_units,
+)
 from jaxcnn.errors import InputError
 
-# In parentheses, as no layer can be called so.
-LOGITS = "(logits)"
-"""The place where the logits [n, K] are."""
 IMAGE = "(image)"
 """The place where the image [n, H, W, C] is, before any transform."""
 PARAMETERS = "(parameters)"
@@ -37,8 +45,8 @@ PARAMETERS = "(parameters)"
 
 Seen: TypeAlias = Mapping[str, Array]
 """What is there at each place: layers' names, `LOGITS`, `IMAGE` and `PARAMETERS`."""
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Shapes of what is there for one image."""
+Numbers: TypeAlias = ArrayLike | Sequence[int] | Sequence[float]
+"""One for all images, or one for each."""
 
 
 class Objective:
@@ -73,26 +81,26 @@ class Objective:
     def __add__(self, other: Operand) -> Objective:
         return Combination(operator.add, self, other)
 
-    def __radd__(self, other: ArrayLike) -> Objective:
+    def __radd__(self, other: Numbers) -> Objective:
         return Combination(operator.add, other, self)
 
     def __sub__(self, other: Operand) -> Objective:
         return Combination(operator.sub, self, other)
 
-    def __rsub__(self, other: ArrayLike) -> Objective:
+    def __rsub__(self, other: Numbers) -> Objective:
         return Combination(operator.sub, other, self)
 
     def __mul__(self, other: Operand) -> Objective:
         return Combination(operator.mul, self, other)
 
-    def __rmul__(self, other: ArrayLike) -> Objective:
+    def __rmul__(self, other: Numbers) -> Objective:
         return Combination(operator.mul, other, self)
 
     def __neg__(self) -> Objective:
         return -1 * self
 
 
-Operand: TypeAlias = Objective | ArrayLike
+Operand: TypeAlias = Objective | Numbers
 
 
 @partial(register_dataclass, data_fields=["left", "right"], meta_fields=["function"])
@@ -117,7 +125,7 @@ class Combination(Objective):
 
     def __call__(self, seen: Seen) -> Float[Array, " n"]:
         """The function of the two sides."""
-        return self.function(*(part(seen) if isinstance(part, Objective) else part for part in (self.left, self.right)))
+        return self.function(_side(self.left, seen), _side(self.right, seen))
 
     def check(self, shapes: Shapes) -> None:
         """Checks both sides."""
@@ -162,7 +170,7 @@ class Term(Objective):
             self.requires(self.place, shapes[self.place], *self.arguments)
 
 
-def channel(layer: str, unit: ArrayLike) -> Objective:
+def channel(layer: str, unit: Numbers) -> Objective:
     """A filter's answer everywhere.
 
     f = sum_ij a^k_ij
@@ -177,10 +185,10 @@ def channel(layer: str, unit: ArrayLike) -> Objective:
 
     Reference: Erhan, Bengio, Courville & Vincent, "Visualizing higher-layer features of a deep network", 2009.
     """
-    return Term(_channel, layer, (unit,), _has_units)
+    return Term(_channel, layer, (as_array("units", unit),), has_units)
 
 
-def neuron(layer: str, unit: ArrayLike, position: tuple[int, int] | None = None) -> Objective:
+def neuron(layer: str, unit: Numbers, position: tuple[int, int] | None = None) -> Objective:
     """A filter's answer at one position.
 
     f = a^k_ij
@@ -192,11 +200,11 @@ def neuron(layer: str, unit: ArrayLike, position: tuple[int, int] | None = None)
 
     Reference: see `channel`.
     """
-    place = None if position is None else np.asarray(position)
-    return Term(_neuron, layer, (unit, place), _has_position)
+    place = None if position is None else as_array("positions", position)
+    return Term(_neuron, layer, (as_array("units", unit), place), has_position)
 
 
-def logit(target: ArrayLike) -> Objective:
+def logit(target: Numbers) -> Objective:
     """A class's logit.
 
     Args:
@@ -207,7 +215,7 @@ def logit(target: ArrayLike) -> Objective:
     return channel(LOGITS, target)
 
 
-def sufficient_logit(target: ArrayLike, level: ArrayLike) -> Objective:
+def sufficient_logit(target: Numbers, level: Numbers) -> Objective:
     """A class's logit until it is as large as needed, from where on more of it hardly counts.
 
     f = -log(1 + exp(level - logit_k))
@@ -216,10 +224,11 @@ def sufficient_logit(target: ArrayLike, level: ArrayLike) -> Objective:
       target: see `logit`.
       level: that is needed, a number, or one for each of the targets [N], as the logit is in real images.
     """
-    return Term(_sufficient_logit, LOGITS, (target, np.asarray(level, np.float32)), _has_level)
+    levels = np.asarray(as_array("levels", level), np.float32)
+    return Term(_sufficient_logit, LOGITS, (as_array("targets", target), levels), has_level)
 
 
-def log_probability(target: ArrayLike) -> Objective:
+def log_probability(target: Numbers) -> Objective:
     """The logarithm of a class's probability, whose gradient does not vanish where the probability is small.
 
     f = log softmax(logits)_k
@@ -229,10 +238,10 @@ def log_probability(target: ArrayLike) -> Objective:
 
     Reference: see `logit`.
     """
-    return Term(_log_probability, LOGITS, (target,), _has_units)
+    return Term(_log_probability, LOGITS, (as_array("targets", target),), has_units)
 
 
-def probability(target: ArrayLike) -> Objective:
+def probability(target: Numbers) -> Objective:
     """A class's probability; from a small one there is hardly a gradient to follow, see `log_probability`.
 
     f = softmax(logits)_k
@@ -242,10 +251,10 @@ def probability(target: ArrayLike) -> Objective:
 
     Reference: Nguyen, Yosinski & Clune, "Deep neural networks are easily fooled", 2015.
     """
-    return Term(_probability, LOGITS, (target,), _has_units)
+    return Term(_probability, LOGITS, (as_array("targets", target),), has_units)
 
 
-def direction(layer: str, vector: ArrayLike) -> Objective:
+def direction(layer: str, vector: Numbers) -> Objective:
     """A layer's answers in one direction of its space; of a unit vector it is `channel`.
 
     f = sum_ij <a_ij, v>
@@ -256,7 +265,7 @@ def direction(layer: str, vector: ArrayLike) -> Objective:
 
     Reference: Olah, Mordvintsev & Schubert, "Feature visualization", 2017, section "Interaction between neurons".
     """
-    return Term(_direction, layer, (vector,), _has_direction)
+    return Term(_direction, layer, (as_array("vectors", vector),), has_direction)
 
 
 def deep_dream(layer: str) -> Objective:
@@ -282,7 +291,7 @@ def diversity(layer: str) -> Objective:
 
     Reference: see `direction`; section "Diversity".
     """
-    return Term(_diversity, layer, (), _has_maps)
+    return Term(_diversity, layer, (), has_maps)
 
 
 def style(layer: str, wanted: ArrayLike) -> Objective:
@@ -296,7 +305,7 @@ def style(layer: str, wanted: ArrayLike) -> Objective:
 
     Reference: Gatys, Ecker & Bethge, "Image style transfer using convolutional neural networks", 2016, equation 4.
     """
-    return Term(_style, layer, (wanted,), _has_gram)
+    return Term(_style, layer, (as_array("Gram matrices", wanted),), has_gram)
 
 
 def content(layer: str, wanted: ArrayLike) -> Objective:
@@ -310,7 +319,7 @@ def content(layer: str, wanted: ArrayLike) -> Objective:
 
     Reference: see `style`; equation 1.
     """
-    return Term(_content, layer, (wanted,), _has_shape)
+    return Term(_content, layer, (as_array("activations", wanted),), has_shape)
 
 
 def gram(activations: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
@@ -328,6 +337,12 @@ def gram(activations: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
 
 
 # ---- the functions
+
+
+def _side(part: Any, seen: Seen) -> Any:
+    if isinstance(part, Objective):
+        return part(seen)
+    return jnp.asarray(part) if isinstance(part, list | tuple) else part
 
 
 def _channel(values: Array, unit: Array) -> Array:
@@ -382,55 +397,3 @@ def _style(values: Array, wanted: Array) -> Array:
 
 def _content(values: Array, wanted: Array) -> Array:
     return -jnp.square(values - jnp.broadcast_to(wanted, values.shape)).sum(range(1, values.ndim)) / 2
-
-
-# ---- what they require
-
-
-def _has_units(place: str, shape: tuple[int, ...], unit: ArrayLike, *_: Any) -> None:
-    if isinstance(unit, Tracer):
-        return
-    numbers = np.asarray(unit)
-    what = "target" if place == LOGITS else f"unit of {place}"
-    if numbers.ndim > 1 or numbers.dtype.kind not in "iu":
-        raise InputError(f"{what} is {numbers.dtype} of shape {numbers.shape}; expected an integer or integers [N]")
-    outside = [int(number) for number in numbers.ravel() if not 0 <= number < shape[-1]]
-    if outside:
-        kind = "classes" if place == LOGITS else "units"
-        raise InputError(f"{what} is {outside[0]}; expected {kind} in [0, {shape[-1]})")
-
-
-def _has_maps(place: str, shape: tuple[int, ...], *_: Any) -> None:
-    if len(shape) != 3:
-        raise InputError(f"{place} gives shape {shape} for an image; expected a layer of maps (h, w, c)")
-
-
-def _has_position(place: str, shape: tuple[int, ...], unit: ArrayLike, position: Any) -> None:
-    _has_maps(place, shape)
-    _has_units(place, shape, unit)
-    if position is not None and not (0 <= position[0] < shape[0] and 0 <= position[1] < shape[1]):
-        raise InputError(f"position in {place} is {tuple(map(int, position))}; expected one in its map, {shape[:2]}")
-
-
-def _has_level(place: str, shape: tuple[int, ...], unit: ArrayLike, level: np.ndarray) -> None:
-    _has_units(place, shape, unit)
-    if level.shape not in ((), np.shape(unit)) or not np.isfinite(level).all():
-        raise InputError(f"level is {level.tolist()}; expected a finite number, or one for each target")
-
-
-def _has_direction(place: str, shape: tuple[int, ...], vector: ArrayLike) -> None:
-    _fits("vector", place, np.shape(vector), shape[-1:])
-
-
-def _has_gram(place: str, shape: tuple[int, ...], wanted: ArrayLike) -> None:
-    _has_maps(place, shape)
-    _fits("Gram matrix", place, np.shape(wanted), shape[-1:] * 2)
-
-
-def _has_shape(place: str, shape: tuple[int, ...], wanted: ArrayLike) -> None:
-    _fits("activations", place, np.shape(wanted), shape)
-
-
-def _fits(what: str, place: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if found != expected and (not found or found[1:] != expected):
-        raise InputError(f"{what} for {place}: the shape is {found}; expected {expected}, or that for each image")

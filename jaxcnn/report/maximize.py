@@ -145,7 +145,7 @@ def draw_maximized(
     traces: dict[str, np.ndarray] = {}
     for way in ways.values():
         asked = wanted(way, np.array(numbers, np.int32))
-        maximize.check(network.model, network.state, asked, way.space, way.transforms())
+        maximize.check(network.model, network.state, asked, way.space, way.transforms(), len(numbers))
     for row, (title, way) in enumerate(ways.items()):
         parts = []
         starts, together = batches(network, way, len(numbers))
