@@ -29,6 +29,9 @@ EPSILONS_L2 = ("0.25", "0.5", "1", "2")
 SHOWN = 6
 """Images in the figure of an attack."""
 
+_FLAGS = {"linf": "epsilon", "l2": "epsilon_l2"}
+_BOUNDS = {"linf": "does not bound the change of a pixel", "l2": "does not bound the Euclidean norm of the change"}
+
 
 @dataclass(frozen=True)
 class Attacked:
@@ -78,8 +81,8 @@ def draw_attack(
       output: the new folder; None calls it after the network.
 
     Raises:
-      InputError: there is no such attack or class, an epsilon is no distance, an attack has no targets, none has steps,
-        the network has other classes than the images, or the folder exists.
+      InputError: there is no such attack or class, an epsilon is no distance, none of the attacks is bounded by it, an
+        attack has no targets, none has steps, the network has other classes than the images, or the folder exists.
     """
     network = subject.network
     folder = results.new_folder(f"attack-{network.title}" if output is None else output)
@@ -91,8 +94,13 @@ def draw_attack(
             raise InputError(f"targets were given; expected none with {attack.title}, which has no targets")
     if steps is not None and not any(attack.takes("steps") for attack in attacks.values()):
         raise InputError(f"steps is {steps}; expected none with {', '.join(attacks)}, which take one step")
+    for norm, given in (("linf", epsilons), ("l2", epsilons_l2)):
+        if given and not any(attack.bounded and attack.norm == norm for attack in attacks.values()):
+            raise InputError(
+                f"{_FLAGS[norm]} is {', '.join(given)}; expected none with {', '.join(attacks)}, which {_BOUNDS[norm]}"
+            )
     within = {
-        "linf": tuple(map(distance, epsilons or EPSILONS)),
+        "linf": tuple(distance(text, most=1.0) for text in epsilons or EPSILONS),
         "l2": tuple(map(distance, epsilons_l2 or EPSILONS_L2)),
     }
     check_seed(seed)
@@ -147,22 +155,27 @@ def draw_attack(
     return Attacked(folder, files, bool(targets), 1 - float(before.mean()), chosen, found)
 
 
-def distance(text: str) -> float:
+def distance(text: str, *, most: float = math.inf) -> float:
     """A distance as it is written on the command line.
 
     Args:
       text: a number or a fraction, as "0.03", "8/255" or "0.5/255".
+      most: largest that there is.
 
     Raises:
-      InputError: it is no finite number of at least 0.
+      InputError: it is no finite number of at least 0, or larger than the largest.
     """
-    above, _, below = text.partition("/")
+    above, stroke, below = text.partition("/")
     try:
-        value = float(above) / float(below or 1)
+        value = float(above) / float(below if stroke else 1)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
         raise InputError(f"epsilon is {text}; expected a number of at least 0, as 0.03 or 8/255")
+    if value > most:
+        raise InputError(
+            f"epsilon is {text}; expected at most {most:g}, as pixels lie in [0, 1] (of 255 levels, N/255)"
+        )
     return value
 
 
