@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -44,6 +45,9 @@ def test_each_network_learns_what_fooled_those_before(capsys, tmp_path, monkeypa
         np.testing.assert_allclose([row["median"], row["least"]], [np.median(sure), sure.min()])
     assert printed["networks"][0]["recognised"] is None
     assert printed["networks"][2]["share"] == pytest.approx(50 / (50 + 1438))
+
+    # A file of an evolution calls their number as in earlier versions, whose directories go on.
+    assert json.loads(str(arrays("whole/fooled-1/cppn-0.npz")["about"]))["runs"] == 2
 
     # The second network's additional class holds the first and last images of all evolutions for the first network.
     made = [arrays(f"whole/fooled-1/{method}-{number}.npz") for method in ("cppn", "direct") for number in (0, 1)]
@@ -108,13 +112,14 @@ def test_each_network_learns_what_fooled_those_before(capsys, tmp_path, monkeypa
     ("given", "says"),
     [
         (["--networks", "0"], "networks is 0; expected at least 1"),
-        (["--evolutions", "0"], "runs is 0; expected at least 1"),
+        (["--evolutions", "0"], "evolutions is 0; expected at least 1"),
         (["--first", "-1"], "first is -1; expected at least 1"),
         (["--seed", "-1"], "seed is -1; expected 0 to 2^32 - 1"),
         (["--methods", "cppn", "cppn"], "each once"),
         (["--data.extra-class", "x.npz"], "expected None, as fooling images take it"),
         (["--data.validation", "0.1"], "data.validation is 0.1; expected 0, as test images are classified"),
         (["--run", "full"], "full holds no retraining; expected a new or empty directory"),
+        (["--run", "full/something"], "full/something is a file; expected a directory as --run"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(capsys, tmp_path, monkeypatch, given, says):
@@ -125,6 +130,23 @@ def test_mistakes_are_told_in_a_sentence(capsys, tmp_path, monkeypatch, given, s
     assert (status, out) == (2, "")
     assert says in err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "something"]
+
+
+def test_a_directory_of_an_earlier_version_goes_on(capsys, tmp_path, monkeypatch):
+    """There, the evolutions of each method were called runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(retraining.loop, "train", lambda *_, **__: SimpleNamespace(finished=False))
+    assert invoke(capsys, "retrain", *TINY, "--run", "old")[0] == 0
+    file = tmp_path / "old" / "retraining.json"
+    held = json.loads(file.read_text())
+    assert held["plan"]["evolutions"] == 2
+    held["plan"]["runs"] = held["plan"].pop("evolutions")
+    file.write_text(json.dumps(held))
+    status, out, _ = invoke(capsys, "retrain", *TINY, "--run", "old")
+    assert (status, out) == (0, "old: stopped; the same command continues\n")
+    status, _, err = invoke(capsys, "retrain", *TINY, "--evolutions", "3", "--run", "old")
+    assert status == 2
+    assert "old holds another retraining: evolutions was 2 and is now 3; choose another --run" in err
 
 
 def test_the_figure_shows_both_confidences_and_the_error():

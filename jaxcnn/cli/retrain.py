@@ -52,7 +52,7 @@ def retrain(arguments: Sequence[str]) -> None:
         """
         plan: dict[str, object] = {
             "methods": methods,
-            "runs": evolutions,
+            "evolutions": evolutions,
             "generations": generations,
             "population": population,
             "first": first,

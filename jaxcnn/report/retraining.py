@@ -33,6 +33,8 @@ PUBLISHED = 0.9999
 """Confidence in images evolved for each of the fifteen networks on MNIST that Nguyen, Yosinski & Clune 2015 report."""
 
 _ARRAYS = ("first", "last", "confidences", "history")
+_NAMES = {"runs": "evolutions"}
+"""What files of earlier versions call otherwise."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Plan:
     """How networks are fooled, and what the next one learns from it.
 
     Attributes:
-      methods: encodings of the images, each evolved `runs` times for each network.
-      runs: evolutions of each method.
+      methods: encodings of the images, each evolved several times for each network.
+      evolutions: of each method.
       generations: see `evolution.map_elites`.
       population: children of a generation.
       first: images of the additional class after the first network.
@@ -50,7 +52,7 @@ class Plan:
     """
 
     methods: tuple[EncodingName, ...] = ("cppn", "direct")
-    runs: int = 5
+    evolutions: int = 5
     generations: int = 200
     population: int = 200
     first: int = 6000
@@ -59,7 +61,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         config.check_seed(self.seed)
-        for name in ("runs", "generations", "population", "first", "further"):
+        for name in ("evolutions", "generations", "population", "first", "further"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.methods or len(set(self.methods)) < len(self.methods):
@@ -209,8 +211,10 @@ def _claim(directory: Path, about: dict[str, Any]) -> None:
     file = directory / "retraining.json"
     try:
         held = json.loads(file.read_bytes())
+    except NotADirectoryError:
+        raise CheckpointError(f"{directory} is a file; expected a directory as --run, new or of this command") from None
     except FileNotFoundError:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and any(directory.iterdir()):
             raise CheckpointError(
                 f"{directory} holds no retraining; expected a new or empty directory as --run, or one of this command"
             ) from None
@@ -222,9 +226,10 @@ def _claim(directory: Path, about: dict[str, Any]) -> None:
     try:
         before = config.from_json(Experiment, held["experiment"])
         changed = config.difference(before, config.from_json(Experiment, about["experiment"]))
-        changes = [f"{name} was {held['plan'][name]} and is now {value}" for name, value in about["plan"].items()
-                   if held["plan"][name] != value]  # fmt: skip
-    except (KeyError, TypeError) as error:
+        planned = {_NAMES.get(name, name): value for name, value in held["plan"].items()}
+        changes = [f"{name} was {planned[name]} and is now {value}" for name, value in about["plan"].items()
+                   if planned[name] != value]  # fmt: skip
+    except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is damaged: {error!r}") from error
     if changed or changes:
         raise CheckpointError(f"{directory} holds another retraining: {changed or changes[0]}; choose another --run")
@@ -241,9 +246,10 @@ def _fool(
 ) -> Evolved:
     """All evolutions of one method for a network, those that have ended before from their files."""
     runs = []
-    for run in range(plan.runs):
+    for run in range(plan.evolutions):
         file = folder / f"{method}-{run}.npz"
         about = {"network": number, "method": method, "run": run, **vars(plan), "methods": list(plan.methods)}
+        about["runs"] = about.pop("evolutions")  # as the files of earlier versions have it, with which it goes on
         held = unfinished.read(file, about, _ARRAYS, what="an evolution")
         if held is None:
             key = jax.random.key(plan.seed)
@@ -266,7 +272,7 @@ def _fool(
             unfinished.write(file, about, held)
             (folder / f"{method}-{run}.evolution.npz").unlink(missing_ok=True)
             middle = pictures.sure(float(np.median(history[-1])))
-            say(f"  {method}, evolution {run + 1} of {plan.runs}: median confidence {middle}")
+            say(f"  {method}, evolution {run + 1} of {plan.evolutions}: median confidence {middle}")
         runs.append(held)
     return Evolved(*(np.stack([held[name] for held in runs]) for name in _ARRAYS))
 
