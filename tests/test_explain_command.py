@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from commands import invoke, kept
 from PIL import Image
+from test_figures import words
 
 import jaxcnn
 from jaxcnn import models
@@ -141,12 +142,27 @@ def test_a_run_s_patches_come_from_its_own_split(capsys, run, here):
     assert (about["network"], about["step"], about["command"], about["k"]) == (run, int(state.step), "patches", 4)
 
 
+def test_where_the_first_units_are_shown_it_is_said(capsys, run, here, monkeypatch):
+    figures = []
+
+    def seen(folder, name, arrays, about, drawn):
+        figures.append(drawn["patches"])
+        return []
+
+    monkeypatch.setattr(results, "write", seen)
+    status, out, _ = invoke(capsys, "patches", run, "--layer", "hidden1", "--k", "2")
+    assert status == 0
+    assert out.startswith("hidden1: sees 8x8 pixels; 359 images; units 0 to 9 of 16\nunit 0: ")
+    assert "digits, hidden1, units 0 to 9 of 16: the 2 of" in " ".join(" ".join(words(figures[0])).split())
+    assert "units" not in invoke(capsys, "patches", run, "--layer", "hidden1", "--units", "3", "--k", "2")[1]
+
+
 @pytest.mark.slow
 def test_what_was_kept_is_enough_to_repeat_it(capsys, files, here):
     arguments = ("patches", "lenet5", "--weights", files["lenet5"], "--dataset", "digits", "--image-size", "28")
     status, out, _ = invoke(capsys, *arguments, "--split", "train", "--layer", "c3", "--k", "5", "--output", "here")
     assert status == 0
-    assert out.startswith("c3: sees 14x14 pixels; 1438 images\nunit 0: ")
+    assert out.startswith("c3: sees 14x14 pixels; 1438 images; units 0 to 9 of 16\nunit 0: ")
     arrays, about = kept(here / "here" / "patches.npz")
     assert arrays["patches"].shape == (10, 5, 14, 14, 1)
     chosen = about["images"]

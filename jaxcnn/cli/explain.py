@@ -83,7 +83,8 @@ def patches(arguments: Sequence[str]) -> None:
         result = {"output": str(drawn.folder), "files": _names(drawn), "layer": layer, "examples": drawn.examples}
         print_json(result | {"receptive_field": found.receptive_field, "units": units})
         return
-    print(f"{layer}: sees {'x'.join(map(str, found.receptive_field))} pixels; {drawn.examples} images")
+    said = [f"{layer}: sees {'x'.join(map(str, found.receptive_field))} pixels", f"{drawn.examples} images"]
+    print("; ".join([*said, drawn.some] if drawn.some else said))
     for row, unit in enumerate(drawn.units):
         files = drawn.pictures[row] if drawn.pictures else []
         images = [os.path.basename(file) for file in files] or [f"image {image}" for image in found.indices[row]]

@@ -49,6 +49,7 @@ class Shown:
       layer: name of the layer.
       examples: images that were looked at.
       units: numbers of the units.
+      some: which of how many these are, in words; empty where they were named, or are all.
       found: see `patches.top_patches`.
       pictures: file of each patch's photograph; None of a dataset.
     """
@@ -58,6 +59,7 @@ class Shown:
     layer: str
     examples: int
     units: tuple[int, ...]
+    some: str
     found: patches.Patches
     pictures: list[list[str]] | None
 
@@ -120,14 +122,16 @@ def draw_patches(
     folder = results.new_folder(name if output is None else output)
     known = activations.layers(network.model, network.state, subject.source.image_shape)
     activations.check_layer(layer, known)
-    units = tuple(units) or tuple(range(min(UNITS, known[layer][-1])))
+    count = known[layer][-1]
+    some = f"units 0 to {UNITS - 1} of {count}" if not units and count > UNITS else ""
+    units = tuple(units) or tuple(range(min(UNITS, count)))
     found = patches.top_patches(network.model, network.state, subject.batches(), layer, units, k=k)
     examples = len(subject.source)
     figure = patches_figure.patches(
         found.patches,
         found.values,
         units,
-        layer=f"{network.title}, {layer}",
+        layer=f"{network.title}, {layer}" + (f", {some}" if some else ""),
         receptive_field=found.receptive_field,
         source=f"{examples:,} {subject.origin}",
     )
@@ -138,4 +142,4 @@ def draw_patches(
         arrays["files"] = np.array(pictures)
     about = {"command": "patches", "layer": layer, "k": k, **subject.about()}
     written = results.write(folder, "patches", arrays, about, {"patches": figure})
-    return Shown(folder, written, layer, examples, units, found, pictures)
+    return Shown(folder, written, layer, examples, units, some, found, pictures)
