@@ -11,8 +11,9 @@ from commands import invoke, kept, random_weights
 
 import jaxcnn
 from jaxcnn.analysis import evolution, fooling
-from jaxcnn.config import ModelSpec
+from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
 from jaxcnn.report import climbing, evolving, unfinished
+from jaxcnn.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +134,12 @@ def test_an_ascent_goes_on_after_an_interruption(capsys, file, here, monkeypatch
         np.testing.assert_array_equal(parts[name], value)
 
 
-def test_a_damaged_evolution_is_told(capsys, file, here):
-    (here / "x.evolution.npz").write_bytes(b"PK nothing")
+@pytest.mark.parametrize("content", [b"PK nothing", b"\x93NUMPY", b"\x80\x04N.", b""])
+def test_a_damaged_evolution_is_told(capsys, file, here, content):
+    (here / "x.evolution.npz").write_bytes(content)
     status, _, err = invoke(capsys, "fool", "mlp", "--weights", file, *EVOLVE, "--output", "x")
     assert status == 2
-    assert "x.evolution.npz is not an evolution that can go on" in err
+    assert "x.evolution.npz is not an evolution that can go on (it is no whole .npz file); expected one" in err
     assert "delete the file, or choose another --output" in err
 
 
@@ -162,3 +164,51 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(capsys, file, here, a
     assert says in err
     assert "Traceback" not in err
     assert not list(here.iterdir())
+
+
+# ---- networks that see what people see
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory, real_data):
+    """LeNet-5 after an epoch on MNIST."""
+    folder = tmp_path_factory.mktemp("runs") / "lenet"
+    experiment = Experiment(
+        model=ModelConfig("lenet5"),
+        data=DataConfig("mnist", directory=str(real_data / "tfds")),
+        training=TrainingConfig(epochs=1),
+    )
+    train(experiment, folder)
+    return folder
+
+
+def fooled(capsys, here, *arguments, expected):
+    """How sure the network is of the images that were found, by its own account of them."""
+    status, out, err = invoke(capsys, "fool", *arguments, "--output", "found", "--json")
+    assert status == 0, err
+    printed = json.loads(out)
+    assert printed["targets"] == expected
+    model, state = jaxcnn.load(arguments[0], weights=arguments[2] if arguments[1] == "--weights" else None)
+    # Of the pictures as a file of eight bits holds them.
+    pictures = np.float32(kept(here / "found" / "fooling.npz")[0]["images"]) / 255
+    said = np.asarray(jax.nn.softmax(model.apply(state.variables, pictures, train=False)))
+    sure = np.median(said[range(len(expected)), expected])
+    assert printed["median_confidence"] == pytest.approx(sure, abs=1e-3)
+    return min(sure, printed["median_confidence"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [("gradient",), ("direct", "--generations", "200"), ("cppn", "--generations", "200")]
+)
+def test_lenet_is_sure_of_images_of_no_digit(capsys, here, lenet, arguments):
+    sure = fooled(capsys, here, lenet, "--method", *arguments, expected=list(range(10)))
+    assert sure >= 0.9999
+
+
+@pytest.mark.slow
+def test_squeezenet_is_sure_of_noise(capsys, here, real_data):
+    file = real_data / "weights" / "squeezenet1_0_imagenet.pth"
+    targets = list(range(0, 1000, 50))
+    sure = fooled(capsys, here, "squeezenet1_0", "--weights", file, "--targets", *targets, expected=targets)
+    assert sure >= 0.99
