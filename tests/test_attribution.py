@@ -156,7 +156,7 @@ def test_devices_share_a_dataset(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_score_that_does_not_depend_on_the_image_gives_zeros_and_a_warning(name):
     params = {**STATE.params, "head": jax.tree.map(jnp.zeros_like, STATE.params["head"])}
-    with pytest.warns(DeadMapWarning, match=r"3 of 3 maps are zero everywhere \(image 0, 1, 2\)"):
+    with pytest.warns(DeadMapWarning, match=r"3 of 3 maps are zero everywhere \(image 0, image 1, image 2\)"):
         dead = explain(name, state=STATE.replace(params=params))
     np.testing.assert_array_equal(dead, 0)
 

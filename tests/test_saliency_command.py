@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import invoke, kept
+from jax.core import Tracer
 from PIL import Image
 
 import jaxcnn
@@ -22,7 +23,8 @@ from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, Traini
 from jaxcnn.data import open_split
 from jaxcnn.figures import style
 from jaxcnn.interop import weights
-from jaxcnn.report.saliency import options
+from jaxcnn.report.saliency import choose, heard, options
+from jaxcnn.report.subject import open_network, open_subject
 from jaxcnn.train.loop import train
 
 QUICK = ["gradient", "smooth_grad"]
@@ -149,6 +151,28 @@ def test_dead_maps_are_said(capsys, network, folder, monkeypatch):
     assert status == 0
     assert err.startswith("jaxcnn: dead: 3 of 3 maps are zero everywhere")
     assert "dead/dead.png" in out
+
+
+def test_images_whose_maps_are_dead_go_by_their_numbers(run):
+    chosen = choose(open_subject(open_network(run)), limit=3)
+    said = []
+    maps = jnp.ones((3, 8, 8)).at[1].set(0)
+    heard(lambda: attribution.finish(maps), "some method", chosen, said.append)
+    assert chosen.names == ["image 0", "image 179", "image 358"]
+    assert len(said) == 1
+    assert said[0].startswith("some method: 1 of 3 maps are zero everywhere (image 179): what is explained")
+
+
+def test_what_is_stopped_between_two_methods_leaves_nothing(capsys, run, here, monkeypatch):
+    def stopped(model, state, images, targets, *, key, chunk=None):
+        if isinstance(images, Tracer):  # only asked whether it applies
+            return images.sum(-1)
+        raise KeyboardInterrupt
+
+    known = {"gradient": attribution.method("gradient"), "stopped": attribution.Method(stopped, "Stopped", False, "")}
+    monkeypatch.setattr(attribution, "methods", lambda: known)
+    assert invoke(capsys, "saliency", run, "--limit", "2")[0] == 130
+    assert not list(here.iterdir())
 
 
 @pytest.mark.slow

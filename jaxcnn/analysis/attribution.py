@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxcnn.analysis.checks import check_chunk, checked_images, checked_targets, taking
 from jaxcnn.analysis.chunks import affordable, join, pieces
@@ -38,7 +38,34 @@ The program is compiled for a function, so the same one again costs nothing and 
 
 
 class DeadMapWarning(UserWarning):
-    """A map is zero everywhere: what is explained does not depend on the image, as far as the method can see."""
+    """A map is zero everywhere: what is explained does not depend on the image, as far as the method can see.
+
+    Attributes:
+      dead: booleans [N], which maps are.
+    """
+
+    def __init__(self, dead: Bool[np.ndarray, " n"]) -> None:
+        """Says it of the images by their places in the batch.
+
+        Args:
+          dead: booleans [N].
+        """
+        self.dead = dead
+        super().__init__(self.said([f"image {i}" for i in range(len(dead))]))
+
+    def said(self, names: Sequence[str]) -> str:
+        """It in a sentence.
+
+        Args:
+          names: what the images are called.
+        """
+        which = [names[i] for i in np.flatnonzero(self.dead)[:5]]
+        if self.dead.sum() > len(which):
+            which.append("...")
+        return (
+            f"{self.dead.sum()} of {len(self.dead)} maps are zero everywhere ({', '.join(which)}): what is explained "
+            "does not depend on the image there, or it is saturated"
+        )
 
 
 @dataclass(frozen=True)
@@ -288,13 +315,7 @@ def finish(maps: Float[Array, "n h w *c"]) -> Float[Array, "n h w *c"]:
             f"the map of image {int(np.argmin(finite))} is not finite; expected a network with finite gradients"
         )
     if dead.any():
-        which = ", ".join(map(str, np.flatnonzero(dead)[:5])) + (", ..." if dead.sum() > 5 else "")
-        warnings.warn(
-            f"{dead.sum()} of {len(dead)} maps are zero everywhere (image {which}): what is explained does not depend "
-            "on the image there, or it is saturated",
-            DeadMapWarning,
-            stacklevel=3,
-        )
+        warnings.warn(DeadMapWarning(dead), stacklevel=3)
     return maps
 
 

@@ -192,8 +192,9 @@ def _explained(chosen: Chosen) -> dict[str, Any]:
 
 
 def _print_explained(chosen: Chosen, more: Sequence[str] | None = None) -> None:
-    files = chosen.files or [f"image {index}" for index in chosen.indices]
-    for row, (file, name, probability) in enumerate(zip(files, chosen.classes, chosen.probabilities, strict=True)):
+    for row, (file, name, probability) in enumerate(
+        zip(chosen.names, chosen.classes, chosen.probabilities, strict=True)
+    ):
         truth = name if chosen.truths is None else chosen.truths[row]
         other = "" if truth == name else f", is {truth}"
         print(f"{file}: {name} {probability:.1%}{other}{'' if more is None else f', {more[row]}'}")

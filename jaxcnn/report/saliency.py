@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 import warnings
@@ -65,6 +64,11 @@ class Chosen:
         """The photographs; None of a dataset."""
         files = self.subject.files
         return None if files is None else [files[i] for i in self.indices]
+
+    @property
+    def names(self) -> list[str]:
+        """What the images are called: by their files, or by their numbers in the dataset."""
+        return self.files or [f"image {index}" for index in self.indices]
 
     @property
     def classes(self) -> list[str]:
@@ -189,7 +193,7 @@ def draw_saliency(
     output: str | Path | None = None,
     say: Say,
 ) -> Explained:
-    """Draws the maps of attribution methods, each in a folder of its own that is written when it is done.
+    """Draws the maps of attribution methods, each in a folder of its own; the folder of all appears when they are done.
 
     Args:
       subject: the network and the images.
@@ -207,38 +211,55 @@ def draw_saliency(
     folder = results.new_folder(f"saliency-{subject.network.title}" if output is None else output)
     chosen = choose(subject, targets, limit=limit)
     picked, left_out = pick(chosen, methods, say)
-    files: dict[str, list[Path]] = {}
+    maps: dict[str, np.ndarray] = {}
     heats: dict[str, np.ndarray] = {}
     for name, method in picked.items():
-        maps = heard(partial(_maps, chosen, method, seed, chosen.images), name, say)
-        heat = heats[method.title] = np.asarray(method.heat(maps))
-        about = {
-            "command": "saliency",
-            "method": name,
-            "reference": method.reference,
-            "options": options(method.function),
-            "seed": seed,
-            **chosen.about(),
-        }
-        figures = {
-            file: saliency_figure(
-                chosen.images[some],
-                heat[some],
-                chosen.classes[some],
-                chosen.probabilities[some],
-                truths=None if chosen.truths is None else chosen.truths[some],
-                quantity=method.title,
-                signed=method.signed,
-                width=PAGE,
-            )
-            for file, some in _handfuls(name, len(heat), OVERLAID)
-        }
-        arrays = {"maps": np.asarray(maps), **chosen.arrays}
-        files[name] = _write(folder, name, name, arrays, about, figures)
-    signed = [method.title for method in picked.values() if method.signed]
+        made = heard(partial(_maps, chosen, method, seed, chosen.images), name, chosen, say)
+        maps[name], heats[method.title] = np.asarray(made), np.asarray(method.heat(made))
+    files: dict[str, list[Path]] = {}
+    with results.appearing(folder) as partly:
+        for name, method in picked.items():
+            files[name] = _write_maps(partly / name, chosen, name, maps[name], heats[method.title], seed)
+        about = {"command": "saliency", "methods": list(picked), "left_out": left_out, "seed": seed, **chosen.about()}
+        arrays = {"images": chosen.images, **chosen.arrays}
+        files["sheets"] = results.fill(partly / "sheets", "images", arrays, about, _sheets(chosen, picked, heats))
+    files = {name: [folder / name / path.name for path in paths] for name, paths in files.items()}
+    return Explained(folder, chosen, files, left_out)
+
+
+def _write_maps(folder: Path, chosen: Chosen, name: str, maps: np.ndarray, heat: np.ndarray, seed: int) -> list[Path]:
+    """Writes the maps of one method, and draws them."""
+    method = attribution.method(name)
+    about = {
+        "command": "saliency",
+        "method": name,
+        "reference": method.reference,
+        "options": options(method.function),
+        "seed": seed,
+        **chosen.about(),
+    }
+    figures = {
+        file: saliency_figure(
+            chosen.images[some],
+            heat[some],
+            chosen.classes[some],
+            chosen.probabilities[some],
+            truths=None if chosen.truths is None else chosen.truths[some],
+            quantity=method.title,
+            signed=method.signed,
+            width=PAGE,
+        )
+        for file, some in _handfuls(name, len(heat), OVERLAID)
+    }
+    return results.fill(folder, name, {"maps": maps, **chosen.arrays}, about, figures)
+
+
+def _sheets(chosen: Chosen, methods: Mapping[str, Method], heats: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The maps of all methods beside each other, in as many figures as are legible."""
+    signed = [method.title for method in methods.values() if method.signed]
     height, width = chosen.images.shape[1:3]
     most = attribution_figure.fitting(list(heats), (height, width))
-    sheets = {
+    return {
         file: attribution_figure.sheet(
             chosen.images[some],
             {title: heat[some] for title, heat in heats.items()},
@@ -249,9 +270,6 @@ def draw_saliency(
         )
         for file, some in _handfuls("sheet", len(chosen.images), most)
     }
-    about = {"command": "saliency", "methods": list(picked), "left_out": left_out, "seed": seed, **chosen.about()}
-    files["sheets"] = _write(folder, "sheets", "images", {"images": chosen.images, **chosen.arrays}, about, sheets)
-    return Explained(folder, chosen, files, left_out)
 
 
 def draw_occlusion(
@@ -312,20 +330,24 @@ def draw_occlusion(
     return Occluded(folder, results.write(folder, "occlusion", arrays, about, figures), chosen, grid)
 
 
-def heard(work: Callable[[], Any], name: str, say: Say) -> Any:
+def heard(work: Callable[[], Any], name: str, chosen: Chosen, say: Say) -> Any:
     """What `work` returns; what it warns of is said.
 
     Args:
       work: may warn.
       name: of it, for the sentences.
+      chosen: the images that it is about, which the sentences call as everything else does.
       say: is told.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = work()
     for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            say(f"{name}: {warning.message}")
+        said = warning.message
+        if isinstance(said, attribution.DeadMapWarning) and len(said.dead) == len(chosen.images):
+            say(f"{name}: {said.said(chosen.names)}")
+        elif issubclass(warning.category, UserWarning):
+            say(f"{name}: {said}")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return result
@@ -336,15 +358,6 @@ def options(function: Callable[..., Any]) -> dict[str, Any]:
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
     own = (p for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in ("key", "chunk"))
     return {parameter.name: parameter.default for parameter in own}
-
-
-def _write(folder: Path, part: str, name: str, *what: Any) -> list[Path]:
-    """Writes a folder in the folder, of which nothing is left if it was the first and failed."""
-    try:
-        return results.write(folder / part, name, *what)
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only what is empty can be removed so
 
 
 def _maps(chosen: Chosen, method: Method, seed: int, images: Any) -> jax.Array:

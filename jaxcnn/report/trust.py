@@ -106,7 +106,7 @@ def draw_trust(
         magnitudes=magnitudes,
         region=region,
     )
-    table = heard(compare, "trust", say)
+    table = heard(compare, "trust", chosen, say)
 
     shares = np.asarray(next(iter(curves["deletion"].values())).shares)
     titled = {
@@ -188,7 +188,7 @@ def _randomised(
             return sanity.cascading_randomisation(method.function, *asked, key=key)
 
     for name, method in methods.items():
-        steps = heard(partial(cascade, method), name, say)
+        steps = heard(partial(cascade, method), name, chosen, say)
         for made in (steps[0].originals, *(step.maps for step in steps)):
             alive &= made.reshape(len(made), -1).any(1)
         layers = [step.layer for step in steps]
