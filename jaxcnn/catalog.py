@@ -78,7 +78,8 @@ def load_study(name: str) -> tuple[Study, str]:
     quick, paper = (
         {arm: _with_own_network(one, path, module) for arm, one in arms.items()} for arms in (value.quick, value.paper)
     )
-    return replace(value, quick=quick, paper=paper), description
+    file = str(canonical(path)) if name.endswith(".py") else None
+    return replace(value, quick=quick, paper=paper, file=file), description
 
 
 def _with_own_network(experiment: Experiment, path: Path, module: ModuleType) -> Experiment:

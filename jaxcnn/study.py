@@ -76,6 +76,7 @@ class Study:
       seeds: each arm's `training.seed`.
       measures: what is asked of the trained runs, by names that are file names.
       axis: draws what the arms came to against a number, in place of how they learned; None draws curves over training.
+      file: the path of the file that defines it, where it was asked for by that and not by its name.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     measures: Mapping[str, Measure] = field(default_factory=dict)
     axis: Axis | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:

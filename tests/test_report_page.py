@@ -8,6 +8,8 @@ import io
 import itertools
 import json
 import math
+import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
@@ -198,8 +200,6 @@ def test_the_sections_are_in_their_order(page):
     ids=["as registered", "other numbers", "every kind of setting", "another order", "no augmentations"],
 )
 def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch, experiment):
-    import shlex
-
     seen = []
 
     def remember(given, directory, **_):
@@ -301,6 +301,25 @@ def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
     assert "Read & see." in text
     assert "training.epochs" in found.text("settings")
     assert "jaxcnn study rates" in found.text("settings")
+
+
+def test_the_command_on_a_studys_page_says_where_its_file_and_the_images_are(study):
+    def words():
+        page = Reader(write_report([study]).read_text())
+        [command] = re.findall(r"jaxcnn study .*? Copy", page.text("settings"))
+        return shlex.split(command)[:-1]
+
+    plain = ["jaxcnn", "study", "rates", "--scale", "quick", "--run", f"{study}-again", "--seeds", "0", "1"]
+    assert words() == plain
+    for run in study.glob("*/seed-[01]"):
+        data = dataclasses.replace(LENET.data, directory="/my images")
+        spec = config.ModelSpec("lenet5", {}, 10, (28, 28, 1), (0.0,), (1.0,), tuple("0123456789"))
+        for name, value in (("experiment", dataclasses.replace(LENET, data=data)), ("model", spec)):
+            (run / f"{name}.json").write_text(json.dumps(config.to_json(value)))
+    known = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(known | {"file": "/my studies/rates.py"}))
+    plain[2] = "/my studies/rates.py"
+    assert words() == [*plain, "--data.directory", "/my images"]
 
 
 def test_options_of_the_network_differ_each_by_itself():

@@ -345,6 +345,7 @@ def test_one_command_trains_and_draws(trained, tmp_path, monkeypatch, capsys, ca
     np.testing.assert_allclose(
         result["arms"][1]["held_out_loss"]["low"], expected(trained, "with momentum", (0, 5))[1, 1]
     )
+    assert study.read(trained)[0].file == str(tmp_path / "small.py")
     for ending in ("npz", "csv", "md", "tex", "png", "pdf"):
         assert (trained / f"small.{ending}").stat().st_size > 100
     before = {path.name: path.read_bytes() for path in trained.glob("small.*")}

@@ -18,7 +18,7 @@ from jaxcnn.config import Experiment
 from jaxcnn.data import open_split, pipeline, plan
 from jaxcnn.errors import CheckpointError, InputError
 from jaxcnn.run import Metrics, make_directory, write_file
-from jaxcnn.study import Measure, Scale, Study, require_seeds
+from jaxcnn.study import Axis, Measure, Scale, Study, require_seeds
 from jaxcnn.train import loop, optimizers, start
 from jaxcnn.train.cluster import termination_requested
 from jaxcnn.train.parallel import map_train_step
@@ -149,8 +149,20 @@ def read(directory: Path) -> tuple[Study, Scale]:
         arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
         name, question, source = (str(known[field]) for field in ("name", "question", "source"))
         measures = {name: Measure(of=_unknown, **asked) for name, asked in known.get("measures", {}).items()}
-        caption = str(known.get("caption", ""))
-        study = Study(name, question, source, quick=arms, paper=arms, caption=caption, measures=measures)
+        caption, file, axis = str(known.get("caption", "")), known.get("file"), known.get("axis")
+        if axis is not None:
+            axis = Axis(str(axis["title"]), {arm: (str(curve), float(x)) for arm, (curve, x) in axis["points"].items()})
+        study = Study(
+            name,
+            question,
+            source,
+            arms,
+            arms,
+            caption,
+            measures=measures,
+            axis=axis,
+            file=None if file is None else str(file),
+        )
         scale: Scale = known["scale"]
         if scale not in get_args(Scale):
             raise ValueError(f"scale is {scale!r}; expected {' or '.join(get_args(Scale))}")
@@ -234,7 +246,8 @@ def _claim(study: Study, directory: Path, scale: Scale) -> None:
         name: {key: value for key, value in vars(measure).items() if key != "of"}
         for name, measure in study.measures.items()
     }
-    value = {**texts, "scale": scale, "arms": arms, "measures": asked}
+    axis = study.axis and {"title": study.axis.title, "points": {arm: study.axis.points[arm] for arm in arms}}
+    value = {**texts, "file": study.file, "scale": scale, "arms": arms, "measures": asked, "axis": axis}
     write_file(directory / _STUDY, (json.dumps(value, indent=2) + "\n").encode())
 
 

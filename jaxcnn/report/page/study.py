@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxcnn import run
 from jaxcnn.errors import CheckpointError
 from jaxcnn.report.page import charts, repetition
 from jaxcnn.report.page.rendering import Page, Part
@@ -55,11 +56,10 @@ def page(directory: Path) -> Page:
         "caption": study.caption,
         "chart": charts.estimates(points, series=titles, title=f"{split} accuracy") if points else None,
     }
-    command = ["jaxcnn", "study", study.name, "--scale", scale, "--run", f"{directory}-again"]
     settings = {
         "titles": list(arms),
         "differing": repetition.differing(study.arms(scale)),
-        "commands": {"All arms": shlex.join([*command, "--seeds", *map(str, seeds)])},
+        "commands": {"All arms": _command(study, directory, scale, seeds)},
     }
     parts = [
         Part("results", "Results", "study_results.html", results),
@@ -68,6 +68,23 @@ def page(directory: Path) -> Page:
         Part("settings", "Settings that differ", "comparison_settings.html", settings),
     ]
     return Page(study.question, f"Study {study.name}, {scale} scale", f"Source: {study.source}", parts)
+
+
+def _command(study: Study, directory: Path, scale: Scale, seeds: list[int]) -> str:
+    """What trains the study again, in a new directory, on images in the place where they were."""
+    places = {_place(run_directory(directory, arm, seed)) for arm in study.arms(scale) for seed in seeds}
+    place = places.pop() if len(places) == 1 else None
+    words = ["jaxcnn", "study", study.file or study.name, "--scale", scale, "--run", f"{directory}-again"]
+    words += ["--seeds", *map(str, seeds), *([] if place is None else ["--data.directory", place])]
+    return shlex.join(words)
+
+
+def _place(directory: Path) -> str | None:
+    """Where the images of a run lay, if it was said, and is still written there: the page needs the scores alone."""
+    try:
+        return run.read(directory)[0].data.directory
+    except CheckpointError:
+        return None
 
 
 def _measured(study: Study, directory: Path, scale: Scale, seeds: list[int]) -> list[Part]:
