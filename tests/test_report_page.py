@@ -350,6 +350,46 @@ def test_what_was_measured_once_is_a_point_as_it_has_no_line(measured, seen):
         assert [mark.get("opacity") for mark in marks].count("1") == seen
 
 
+def test_outcomes_stand_against_numbers_as_lines_with_intervals_and_what_diverged_as_a_cross():
+    points = [
+        {"series": name, "x": x, "mean": mean, "low": mean / 2 if name == "one" else math.nan, "high": mean * 2}
+        for name in ("one", "two")
+        for x, mean in ((1.0, 0.001), (2.0, 0.01), (40.0, 1.0 if name == "one" else math.nan))
+    ]
+    spec = charts.against(points, "training loss", position="rate", series=["one", "two"])
+    scales = {name: found["scale"].get("type") for name, found in spec["layer"][-2]["encoding"].items() if name in "xy"}
+    assert scales | {"x": spec["layer"][-2]["encoding"]["x"]["scale"]["type"]} == {"x": "log", "y": "log"}
+    picture = ET.fromstring(vl_convert.vegalite_to_svg(spec | {"width": 300}))
+    marks = [found.get("aria-roledescription") for found in picture.iter() if found.get("aria-roledescription")]
+    assert [marks.count(mark) for mark in ("point", "rule mark", "line mark")] == [5 + 1, 3, 2]
+
+
+def test_outcomes_stand_beside_each_other_over_texts():
+    points = [
+        {"series": name, "x": x, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean}
+        for name, mean in (("one", 1e-5), ("two", 1e-2))
+        for x in ("conv1", "a long name of a block")
+    ]
+    spec = charts.against(points, "gradient", position="layer", series=["one", "two"], logarithmic=True)
+    picture = ET.fromstring(vl_convert.vegalite_to_svg(spec | {"width": 300}))
+    marks = [found for found in picture.iter() if found.get("aria-roledescription") == "point"]
+    across = [float(re.findall(r"[\d.]+", mark.get("transform"))[0]) for mark in marks]
+    assert len(set(across)) == 4
+    assert "line mark" not in [found.get("aria-roledescription") for found in picture.iter()]
+    assert "0.0001" in [found.text for found in picture.iter()]
+
+
+def test_a_study_with_an_axis_shows_what_its_arms_came_to_along_it(study):
+    known = json.loads((study / "study.json").read_text())
+    axis = {"title": "rate", "points": {"slow": ["the network", 0.1], "fast": ["the network", 0.2]}}
+    (study / "study.json").write_text(json.dumps(known | {"axis": axis}))
+    page = Reader(write_report([study]).read_text())
+    assert "Training loss by rate Test loss by rate Test accuracy by rate What each arm" in page.text("results")
+    chart = next(found for found in page.json if found["description"].startswith("Accuracy against rate"))
+    values = chart["data"]["values"]
+    assert [(point["x"], point["mean"]) for point in values] == [(0.1, 0.55), (0.2, pytest.approx(0.82))]
+
+
 def test_a_probability_too_small_for_a_float_is_not_said_to_be_zero():
     assert rendering.probability(0.0312) == "0.031"
     assert rendering.probability(1.0) == "1"

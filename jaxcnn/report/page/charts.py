@@ -107,28 +107,113 @@ def bands(points: Sequence[Point], quantity: str, *, series: Sequence[str]) -> A
     return _finished(chart, f"{quantity.capitalize()} over epochs, a band for each of: {', '.join(series)}.")
 
 
-def estimates(points: Sequence[Point], *, series: Sequence[str], title: str) -> Any:
-    """An accuracy with its interval for each series, in a row of its own.
+def against(
+    points: Sequence[Point], quantity: str, *, position: str, series: Sequence[str], logarithmic: bool = False
+) -> Any:
+    """Means with their intervals against positions: a line for each series, and of texts points beside each other.
 
     Args:
-      points: each with `series`, `mean`, `low` and `high`, shares; those of the interval may be None.
-      series: from above.
-      title: of the axis.
+      points: each with `series`, `x`, `mean`, `low` and `high`; NaN has no place and is a cross at the foot.
+      quantity: "accuracy", which is shown in percent, or another.
+      position: what x is, numbers or texts.
+      series: in the order of the colours.
+      logarithmic: whether the quantity's axis is, unless no mean is above 0.
 
     Returns:
       The specification as JSON values.
     """
+    places = list(dict.fromkeys(point["x"] for point in points))
+    scale = _scale(quantity, [p["mean"] for p in points if math.isfinite(p["mean"])])
+    above = [p["mean"] for p in points if p["mean"] > 0]
+    if logarithmic and above:
+        scale = alt.Scale(type="log", nice=False, padding=6)
+    floor = min(above) if above and scale.to_dict().get("type") == "log" else -math.inf
+    # An interval that reaches below zero ends at the smallest mean where the axis is logarithmic.
+    rows = [
+        {**point, "low": max(point["low"], floor), "there": math.isfinite(point["mean"]) and point["mean"] >= floor}
+        for point in points
+    ]
+    percent = quantity == "accuracy"
+    form = ".2%" if percent else ".4~r"
+    texts = any(isinstance(place, str) for place in places)
+    across = _texts(places, position) if texts else _numbers(places, position)
+    base = alt.Chart(alt.Data(values=[_row(row) for row in rows])).encode(
+        x=across,
+        color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=None),
+        tooltip=[
+            *([alt.Tooltip("series:N", title="of")] if len(series) > 1 else []),
+            alt.Tooltip("x:N" if texts else "x:Q", title=position or "position", **({} if texts else _GROUPED)),
+            alt.Tooltip("mean:Q", title="mean", format=form),
+            alt.Tooltip("low:Q", title="interval from", format=form),
+            alt.Tooltip("high:Q", title="to", format=form),
+        ],
+    )
+    if texts and len(series) > 1:
+        base = base.encode(xOffset=alt.XOffset("series:N", sort=list(series)))
+    axis = _axis(quantity)
+    drawn = base.transform_filter("datum.there")
+    y = alt.Y("mean:Q", scale=scale, axis=axis, title=None)
+    ends = alt.Y("low:Q", scale=scale, axis=axis, title=None)
+    layers = [drawn.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(y=ends, y2="high:Q")]
+    if not texts:
+        layers.append(drawn.mark_line(strokeWidth=1.75).encode(y=y, strokeDash=_dashes(series)))
+    size = 64 if len(places) * (len(series) if texts else 1) <= _MARKS else 24
+    layers.append(drawn.mark_point(filled=True, size=size, opacity=1).encode(y=y))
+    if not all(row["there"] for row in rows):
+        layers.append(
+            base.transform_filter("!datum.there").mark_point(shape=_CROSS, size=60).encode(y=alt.value("height"))
+        )
+    described = f"{quantity.capitalize()} against {position or 'names'}, with intervals, of: {', '.join(series)}."
+    return _finished(alt.layer(*layers), described)
+
+
+_MARKS = 40  # of one size, before they run together
+_CROSS = "M-0.6,-0.6L0.6,0.6M0.6,-0.6L-0.6,0.6"
+_GROUPED = {"format": ",.4~r"}
+
+
+def _texts(places: Sequence[str], title: str) -> alt.X:
+    upright = sum(map(len, places)) > 40
+    axis = alt.Axis(labelAngle=-90 if upright else 0, labelLimit=140, labelOverlap=True, ticks=False)
+    return alt.X("x:N", sort=list(places), title=title or None, axis=axis)
+
+
+def _numbers(places: Sequence[float], title: str) -> alt.X:
+    """The axis of numbers; logarithmic where they grow by factors, and not where they count on, as layers do."""
+    ordered = sorted(places)
+    steps = np.diff(ordered)
+    factors = ordered[0] > 0 and ordered[-1] >= 10 * ordered[0] and steps.max() > 2 * steps.min()
+    ticks: dict[str, Any] = {"values": ordered} if len(ordered) <= 9 else {"tickCount": 8}
+    axis = alt.Axis(**_GROUPED, **ticks, labelOverlap=True)
+    scale = alt.Scale(type="log", nice=False, padding=12) if factors else alt.Scale(nice=False, zero=False, padding=12)
+    return alt.X("x:Q", title=title or None, scale=scale, axis=axis)
+
+
+def estimates(points: Sequence[Point], *, series: Sequence[str], title: str, percent: bool = True) -> Any:
+    """A mean with its interval for each series, in a row of its own.
+
+    Args:
+      points: each with `series`, `mean`, `low` and `high`; those of the interval may be None.
+      series: from above.
+      title: of the axis.
+      percent: whether the means are shares, shown in percent.
+
+    Returns:
+      The specification as JSON values.
+    """
+    form = ".2%" if percent else ".4~r"
     base = alt.Chart(alt.Data(values=[_row(point) for point in points])).encode(
         y=alt.Y("series:N", sort=list(series), title=None, axis=alt.Axis(labelLimit=180, ticks=False, domain=False)),
         color=alt.Color("series:N", scale=alt.Scale(domain=list(series)), legend=None),
         tooltip=[
             alt.Tooltip("series:N", title="series"),
-            alt.Tooltip("mean:Q", title="accuracy", format=".2%"),
-            alt.Tooltip("low:Q", title="interval from", format=".2%"),
-            alt.Tooltip("high:Q", title="to", format=".2%"),
+            alt.Tooltip("mean:Q", title=title, format=form),
+            alt.Tooltip("low:Q", title="interval from", format=form),
+            alt.Tooltip("high:Q", title="to", format=form),
         ],
     )
-    x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(format="%", tickCount=5))
+    axis = alt.Axis(format=".4~%" if percent else "~s", tickCount=5)
+    x = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False, padding=12), axis=axis)
     rules = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(x=x.copy(), x2="high:Q")
     rules.encoding.x.shorthand = "low:Q"
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=x)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from jaxcnn import run
 from jaxcnn.errors import CheckpointError
 from jaxcnn.report.page import charts, repetition
 from jaxcnn.report.page.rendering import Page, Part
-from jaxcnn.study import Scale, Study
+from jaxcnn.study import Axis, Measure, Scale, Study
 from jaxcnn.train import study_measures, study_results, study_tables
 from jaxcnn.train.study import ended, read, run_directory
+from jaxcnn.train.study_results import Estimate
+
+CROWD = 9
+"""Positions up to which a chart need not be as wide as the page."""
 
 
 def page(directory: Path) -> Page:
@@ -37,24 +42,14 @@ def page(directory: Path) -> Page:
     arms = study_results.collect(study, directory, scale=scale, seeds=seeds)
     rows, split = study_results.rows(arms, seeds), study_results.held_out(study, scale)
     unfinished = sorted({seed for begun_in_arm in begun.values() for seed in begun_in_arm} - set(seeds))
-    points = [
-        {
-            "series": row.arm,
-            "mean": row.held_out_top1.mean,
-            "low": row.held_out_top1.low,
-            "high": row.held_out_top1.high,
-        }
-        for row in rows
-        if not math.isnan(row.held_out_top1.mean)
-    ]
-    titles = [point["series"] for point in points]
     results = {
         "rows": rows,
         "split": split,
         "seeds": seeds,
         "unfinished": unfinished,
         "caption": study.caption,
-        "chart": charts.estimates(points, series=titles, title=f"{split} accuracy") if points else None,
+        "chart": _side_by_side({row.arm: row.held_out_top1 for row in rows}, f"{split} accuracy", percent=True),
+        **_along(study.axis, rows, split),
     }
     settings = {
         "titles": list(arms),
@@ -92,11 +87,55 @@ def _measured(study: Study, directory: Path, scale: Scale, seeds: list[int]) -> 
     asked = {name: one for name, one in study.measures.items() if len(seeds) >= one.members}
     measured = study_measures.collect(replace(study, measures=asked), directory, scale=scale, seeds=seeds)
     tables = [
-        {"measure": asked[name], "cells": study_tables.measure_cells(asked[name], found)}
+        {
+            "measure": asked[name],
+            "cells": study_tables.measure_cells(asked[name], found),
+            "drawn": _drawn(*study_measures.points(study, {name: found})[0]),
+        }
         for name, found in measured.items()
         if found
     ]
     return [Part("measures", "Measures", "study_measures.html", {"tables": tables})] if tables else []
+
+
+def _side_by_side(estimates: Mapping[str, Estimate], title: str, *, percent: bool) -> Any:
+    """A row for each arm, of those that came to a number."""
+    points = [{"series": arm, **asdict(one)} for arm, one in estimates.items() if not math.isnan(one.mean)]
+    return (
+        charts.estimates(points, series=[p["series"] for p in points], title=title, percent=percent) if points else None
+    )
+
+
+def _along(axis: Axis | None, rows: list[study_results.Row], split: str) -> dict[str, Any]:
+    """Every outcome along the axis, if the study has one."""
+    if axis is None:
+        return {"charts": {}, "position": "", "series": []}
+    drawn, series = {}, []
+    for title, (curves, _) in study_tables.outcomes_along(axis, rows, split).items():
+        series = list(curves)
+        quantity = title if "loss" in title else "accuracy"
+        drawn[title] = charts.against(_points(curves), quantity, position=axis.title, series=series)
+    return {"charts": drawn, "position": axis.title, "series": series}
+
+
+def _drawn(measure: Measure, found: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """What a measure found: against its positions, or arm by arm where there is only one of these."""
+    points, series = _points(found), list(found)
+    places = {point["x"] for point in points}
+    if len(places) > 1:
+        chart = charts.against(points, measure.title, position=measure.position, series=series, logarithmic=measure.log)
+        return {"chart": chart, "series": series, "crowded": len(places) > CROWD}
+    estimates = {point["series"]: Estimate(point["mean"], point["low"], point["high"]) for point in points}
+    chart = _side_by_side(estimates, measure.title, percent=False) if len(series) > 1 else None
+    return {"chart": chart, "series": [], "crowded": False}
+
+
+def _points(curves: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [
+        {"series": name, "x": x, "mean": float(mean), "low": float(low), "high": float(high)}
+        for name, curve in curves.items()
+        for x, mean, low, high in zip(*curve, strict=True)
+    ]
 
 
 def _learned(arms: dict[str, study_results.Arm], split: str) -> list[Part]:

@@ -30,6 +30,14 @@
     return vegaEmbed(element, spec, options).then((result) => result.view);
   };
 
+  const shade = (key) => {
+    const colours = style("--series").split(" ");
+    key.querySelectorAll("li").forEach((line, i) => {
+      line.style.setProperty("--shade", colours[i % colours.length]);
+      line.style.setProperty("--dash", ["solid", "dashed", "dotted"][Math.floor(i / colours.length) % 3]);
+    });
+  };
+
   const link = (group) => {
     const charts = [...group.querySelectorAll("[data-chart]")];
     const range = group.querySelector(".range");
@@ -63,16 +71,7 @@
       button.addEventListener("click", () => set(within(steps[button.dataset.zoom](shown || whole))));
     }
 
-    const shades = () => {
-      const colours = style("--series").split(" ");
-      group.querySelectorAll(".key li").forEach((line, i) => {
-        line.style.setProperty("--shade", colours[i % colours.length]);
-        line.style.setProperty("--dash", ["solid", "dashed", "dotted"][Math.floor(i / colours.length) % 3]);
-      });
-    };
-
     const start = async () => {
-      shades();
       const kept = shown;
       views = await Promise.all(charts.map(draw));
       const ends = views.map((view) => view.scale("x").domain());
@@ -91,6 +90,7 @@
   const groups = [...document.querySelectorAll("[data-charts]")].map(link);
   const single = [...document.querySelectorAll("[data-chart]")].filter((chart) => !chart.closest("[data-charts]"));
   const all = () => {
+    document.querySelectorAll(".key").forEach(shade);
     const drawn = [...groups.map((start) => start()), ...single.map(draw)];
     return Promise.all(drawn).then(() => { document.documentElement.dataset.charts = "drawn"; });
   };
