@@ -237,7 +237,8 @@ def environment(seed: int) -> dict[str, Any]:
       seed: the experiment's seed.
 
     Returns:
-      JSON values; a package that is not installed and a revision outside a git checkout are None.
+      JSON values; a package that is not installed and a revision outside a git checkout are None. The checkout is
+      "dirty" if files that git tracks have changed; what runs leave beside them does not count.
     """
     return {
         "python": platform.python_version(),
@@ -265,7 +266,8 @@ def _revision(package: Path) -> dict[str, Any] | None:
         # An installed package may lie inside a checkout of something else, which says nothing about this code.
         if Path(git("rev-parse", "--show-toplevel")) != package.parent:
             return None
-        return {"revision": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": changes != ""}
     except (OSError, subprocess.SubprocessError):
         return None
 

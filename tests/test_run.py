@@ -63,6 +63,8 @@ def test_the_revision_is_of_this_code_and_says_whether_it_was_changed(tmp_path):
     git("add", ".")
     git("commit", "-m", "first")
     assert run._revision(package) == {"revision": git("rev-parse", "HEAD"), "dirty": False}
+    (package / "report.html").write_text("of a run")
+    assert run._revision(package) == {"revision": git("rev-parse", "HEAD"), "dirty": False}
     (package / "a.py").write_text("changed")
     assert run._revision(package) == {"revision": git("rev-parse", "HEAD"), "dirty": True}
     installed = tmp_path / "venv" / "jaxcnn"
