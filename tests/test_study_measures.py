@@ -271,6 +271,8 @@ def test_the_command_measures_and_draws(ended, tmp_path, monkeypatch, capsys):
         ("plain", "b", 6.0),
     ]
     assert (ended / "small-measures.png").stat().st_size > 100
+    status, _, err = invoke(capsys, "study", "small.py", "--run", str(ended), "--seeds")
+    assert (status, "seeds are (); expected at least one, each once" in err) == (2, True)
     Path("small.py").write_text(Path("small.py").read_text() + AXIS_TEXT)
     before = (ended / "small.png").read_bytes()
     assert "| arm           |" in invoke(capsys, "study", "small.py", "--run", str(ended))[1].split("Length, by")[1]

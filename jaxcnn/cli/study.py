@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from jaxcnn.cli.terminal import NOWHERE_ELSE, Json, Location, console, parse_arguments, print_json
-from jaxcnn.study import Scale
+from jaxcnn.study import Scale, require_seeds
 
 
 def study(arguments: Sequence[str]) -> None:
@@ -41,6 +41,7 @@ def study(arguments: Sequence[str]) -> None:
     chosen, _ = catalog.load_study(name)
     directory = f"runs/{chosen.name}-{scale}" if run is None else run
     seeds = chosen.seeds if seeds is None else seeds
+    require_seeds(seeds)
     from jaxcnn.train import study as training
     from jaxcnn.train import study_measures, study_tables
     from jaxcnn.train import study_results as results
