@@ -39,15 +39,25 @@ def settings(experiment: Experiment) -> list[Setting]:
 
 
 def differing(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
-    """The settings in which experiments differ, each option of the network by itself, with their values in order."""
+    """The settings in which experiments differ, each option of the network by itself, with their values in order.
+
+    An option that an experiment does not choose has the network's default, if the network is known here.
+    """
     every = []
     for experiment in experiments.values():
         settings = flat(experiment)
-        options = settings.pop("model.options")
+        options = _defaults(experiment.model.name) | settings.pop("model.options")
         every.append({f"model.options.{name}": value for name, value in options.items()} | settings)
     names = dict.fromkeys(name for one in every for name in one if name != "name")
     rows = {name: [in_words(one[name]) if name in one else "–" for one in every] for name in names}  # noqa: RUF001
     return {name: values for name, values in rows.items() if len(set(values)) > 1}
+
+
+def _defaults(network: str) -> dict[str, Any]:
+    try:
+        return models.options(network)
+    except InputError:
+        return {}
 
 
 def flat(experiment: Experiment) -> dict[str, Any]:
@@ -109,16 +119,15 @@ def _flags(experiment: Experiment) -> list[str] | None:
     try:
         known, _ = catalog.load(experiment.name)
         before, now = flat(known), flat(experiment)
-        chosen = {"model.options": models.options(experiment.model.name)}
+        options = models.options(experiment.model.name)
     except InputError:
         return None
-    if before["model.name"] != now["model.name"]:
-        return None  # the flags of the options are those of another network
-    options = chosen["model.options"]
+    if before["model.name"] == now["model.name"]:  # another network has its own options, and starts from its defaults
+        options |= before["model.options"]
     flags = [
         _flag(f"model.options.{name}", value)
         for name, value in now["model.options"].items()
-        if (options | before["model.options"]).get(name) != value
+        if options.get(name) != value
     ]
     for name, value in now.items():
         if name == "model.options" or json.dumps(before[name]) == json.dumps(value):  # the order counts too
