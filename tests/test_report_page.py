@@ -29,7 +29,8 @@ from jaxcnn import catalog, config, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig
 from jaxcnn.data import open_split
 from jaxcnn.errors import InputError
-from jaxcnn.report.page import accuracy, charts, rendering, repetition
+from jaxcnn.report.page import accuracy, charts, comparison, rendering, repetition
+from jaxcnn.report.page.opened import open_run
 from jaxcnn.report.page.report import write_report
 from jaxcnn.report.page.section import sections
 from jaxcnn.run import Metrics
@@ -196,8 +197,16 @@ def test_the_sections_are_in_their_order(page):
         ),
         dataclasses.replace(AUGMENTED, data=dataclasses.replace(AUGMENTED.data, augment={"flip": 0.5, "crop": 2.0})),
         dataclasses.replace(AUGMENTED, data=dataclasses.replace(AUGMENTED.data, augment={})),
+        dataclasses.replace(AUGMENTED, model=ModelConfig("mlp", {"width": 16, "activation": "tanh"})),
     ],
-    ids=["as registered", "other numbers", "every kind of setting", "another order", "no augmentations"],
+    ids=[
+        "as registered",
+        "other numbers",
+        "every kind of setting",
+        "another order",
+        "no augmentations",
+        "another network",
+    ],
 )
 def test_the_command_on_the_page_trains_the_experiment_again(capsys, monkeypatch, experiment):
     seen = []
@@ -239,13 +248,48 @@ def test_without_its_images_the_page_says_what_is_missing(run, tmp_path):
         known[change[0]] |= change[1]
         (copy / file).write_text(json.dumps(known))
     found = Reader(write_report([copy]).read_text())
-    assert "Not on this page: Confusion matrix, Most confident mistakes, Saliency and Maximised images." in found.text(
-        ""
-    )
-    assert str(tmp_path / "gone") in found.text("")
+    missing = "Confusion matrix, Most confident mistakes, Saliency and Maximised images"
+    assert re.search(f"Not on this page: {missing} , because .*{tmp_path / 'gone'}", found.text(""))
     assert not {"confusion", "mistakes", "saliency", "maximised"} & found.texts.keys()
     last = [r for r in Metrics(copy / "metrics.jsonl").read() if r["split"] == "test"][-1]
     assert f"{last['top1']:.2%}".replace("%", " %") in found.text("summary")
+    assert "after step" not in found.text("summary")
+
+
+def test_an_accuracy_of_an_earlier_step_says_so(run):
+    one = open_run(run)
+    records = [record for record in one.records if record["step"] < int(one.network.state.step)]
+    context = sections()["summary"].gather(dataclasses.replace(one, records=records, images="the images are gone"))
+    assert context is not None
+    part = rendering.Part("summary", "Summary", "sections/summary.html", context)
+    text = Reader(rendering.html(rendering.Page("", "", "", [part]))).text("summary")
+    last = [record for record in records if record["split"] == "test"][-1]
+    assert f"of {last['examples']} images, after step {last['step']}" in text
+
+
+def test_runs_on_other_images_are_not_drawn_on_one_axis(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    one, alike = (dataclasses.replace(open_run(path), images="they are gone") for path in (run, tmp_path / "other"))
+    page = comparison.page([one, alike])
+    assert "run network accuracy" in Reader(rendering.html(page)).text("summary")
+    assert page.parts[0].context["chart"] is not None
+    other = dataclasses.replace(alike, experiment=dataclasses.replace(LENET, data=DataConfig("mnist")))
+    page = comparison.page([one, other])
+    text = Reader(rendering.html(page)).text("summary")
+    assert "run network images accuracy" in text
+    assert "lenet lenet5 digits" in text
+    assert "other lenet5 mnist" in text
+    assert page.parts[0].context["chart"] is None
+
+
+def test_one_image_is_no_images():
+    card = {"index": 0, "picture": "data:,", "true": "cat", "said": ["cat", "dog"]}
+    groups = [{"title": "only slow gets right", "count": n, "cards": [card] * n} for n in (1, 2)]
+    context = {"titles": ["slow", "fast"], "tests": [], "examples": 3, "groups": groups}
+    part = rendering.Part("disagreement", "", "comparison_disagreement.html", context)
+    text = Reader(rendering.html(rendering.Page("", "", "", [part], {"mlp is gone": ["It"]})))
+    assert re.search(r"right 1 image is cat .* right 2 images is cat", text.text("disagreement"))
+    assert "because mlp is gone." in text.text("")
 
 
 def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
@@ -261,8 +305,8 @@ def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
     _, logits, labels = answers
     first, second = logits.argmax(1) == labels, predict_run(tmp_path / "mlp")[1].argmax(1) == labels
     text = found.text("disagreement")
-    assert f"Only lenet gets right {(first & ~second).sum()} images" in text
-    assert f"Only mlp gets right {(second & ~first).sum()} images" in text
+    assert f"Only lenet gets right {(first & ~second).sum()} image" in text
+    assert f"Only mlp gets right {(second & ~first).sum()} image" in text
     assert f"All get wrong {(~second & ~first).sum()} images" in text
     assert "model.name" in found.text("settings")
     assert "data.batch_size" not in found.text("settings").partition("Commands")[0]
@@ -330,7 +374,11 @@ def test_options_of_the_network_differ_each_by_itself():
         "model.options.batch_norm": ["yes", "no"]
     }
     bare = {"a": Experiment(), "b": Experiment(model=ModelConfig("lenet5", {"pooling": "max"}))}
-    assert repetition.differing(bare)["model.options.pooling"][1] == "max"
+    assert repetition.differing(bare) == {"model.options.pooling": ["average", "max"]}
+    written = {"a": Experiment(), "b": Experiment(model=ModelConfig("lenet5", models.options("lenet5")))}
+    assert repetition.differing(written) == {}
+    unknown = {"a": Experiment(model=ModelConfig("gone.py:net", {"width": 1})), "b": Experiment()}
+    assert repetition.differing(unknown)["model.options.width"] == ["1", "–"]  # noqa: RUF001
 
 
 @pytest.mark.parametrize(("measured", "seen"), [(1, 2), (2, 0)])
@@ -476,9 +524,6 @@ def test_the_sign_test_is_the_binomial_of_the_images_that_only_one_gets_right():
 
 
 def test_runs_of_other_classes_are_not_compared(run, monkeypatch):
-    from jaxcnn.report.page import comparison
-    from jaxcnn.report.page.opened import open_run
-
     one, other = open_run(run), open_run(run)
     object.__setattr__(
         other.network,

@@ -24,6 +24,7 @@ class Accuracy(NamedTuple):
       correct: right answers.
       low: lower end.
       high: upper end.
+      step: after which it was measured, if not after the last.
     """
 
     split: str
@@ -31,6 +32,7 @@ class Accuracy(NamedTuple):
     correct: int
     low: float
     high: float
+    step: int | None = None
 
     @property
     def share(self) -> float:
@@ -58,7 +60,8 @@ def of_run(opened: Opened) -> Accuracy | None:
     if not known:
         return None
     last = known[-1]
-    return accuracy(opened.held_out, round(last["top1"] * last["examples"]), last["examples"])
+    found = accuracy(opened.held_out, round(last["top1"] * last["examples"]), last["examples"])
+    return found._replace(step=last["step"] if last["step"] < step else None)
 
 
 def sign_test(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> tuple[int, int, float]:

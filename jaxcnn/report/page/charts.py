@@ -169,7 +169,7 @@ def against(
 
 _MARKS = 40  # of one size, before they run together
 _CROSS = "M-0.6,-0.6L0.6,0.6M0.6,-0.6L-0.6,0.6"
-_GROUPED = {"format": ",.4~r"}
+_GROUPED: dict[str, Any] = {"format": ",.4~r"}
 
 
 def _texts(places: Sequence[str], title: str) -> alt.X:

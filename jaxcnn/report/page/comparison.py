@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.config import DataConfig
 from jaxcnn.errors import InputError
 from jaxcnn.report.page import accuracy, charts, history, pictures, repetition
 from jaxcnn.report.page.opened import Opened
@@ -66,6 +67,7 @@ def _summary(runs: dict[str, Opened]) -> dict[str, Any]:
         {
             "title": title,
             "model": one.network.spec.title,
+            "images": _images(one.experiment.data),
             "accuracy": accuracy.of_run(one),
             "totals": one.costs.totals,
             "seconds": sum(one.seconds.values()),
@@ -85,8 +87,15 @@ def _summary(runs: dict[str, Opened]) -> dict[str, Any]:
     ]
     titles = [point["series"] for point in points]
     splits = {row["accuracy"].split for row in rows if row["accuracy"]}
-    chart = charts.estimates(points, series=titles, title="accuracy") if len(splits) == 1 else None
-    return {"rows": rows, "chart": chart}
+    differ = len({row["images"] for row in rows}) > 1
+    comparable = len(splits) == 1 and not differ
+    chart = charts.estimates(points, series=titles, title="accuracy") if comparable else None
+    return {"rows": rows, "chart": chart, "differ": differ}
+
+
+def _images(data: DataConfig) -> str:
+    """What a run's images are called."""
+    return data.directory or data.dataset if data.dataset == "folder" else data.dataset
 
 
 def _curves(runs: dict[str, Opened]) -> dict[str, Any] | None:
