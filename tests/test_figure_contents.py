@@ -125,6 +125,19 @@ def test_uint8_and_float_pictures_look_the_same():
     assert figure.axes[0].images[0].cmap.name == "gray"
 
 
+def test_a_note_says_which_images_they_are_and_takes_nothing_from_them():
+    bare, noted = (
+        predictions(COLOR, PROBABILITIES, TARGETS, ["a", "b", "c"], note=note) for note in ("", "2 of 9 " * 40)
+    )
+    assert "2 of 9" in noted.texts[0].get_text()
+    heights = [figure.axes[0].get_position().height * figure.get_figheight() for figure in (bare, noted)]
+    assert heights[0] == pytest.approx(heights[1])
+    noted.draw_without_rendering()
+    assert noted.texts[0].get_window_extent().y0 > max(
+        text.get_window_extent().y1 for panel in noted.axes for text in panel.texts
+    )
+
+
 def test_names_stay_whole_where_columns_are_free():
     whole = predictions(COLOR, PROBABILITIES, TARGETS, ["golden retriever", "b", "c"])
     assert "✓ golden retriever (70%)" in words(whole)

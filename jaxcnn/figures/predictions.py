@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxcnn.errors import InputError
 from jaxcnn.figures import style
-from jaxcnn.figures.pictures import as_pictures, caption, grid, show
+from jaxcnn.figures.pictures import as_pictures, caption, grid, show, wrapped
 
 RIGHT, WRONG = "✓", "✗"
 
@@ -26,6 +26,7 @@ def predictions(
     *,
     columns: int | None = None,
     mistakes_first: bool = False,
+    note: str = "",
     width: float = style.COLUMN,
 ) -> Figure:
     """Each picture under its predicted class, the probability of that class, and the true class.
@@ -39,6 +40,7 @@ def predictions(
       class_names: K names; one too long for its place ends in an ellipsis.
       columns: pictures in a row; None takes as many as leave the names whole, and at least 2.
       mistakes_first: whether the mistakes move to the front; otherwise the order stays as given.
+      note: said above all of them, such as which images they are.
       width: width of the figure in inches.
 
     Returns:
@@ -75,7 +77,12 @@ def predictions(
         columns = _columns(["".join(parts) for parts in answers + truths], width)
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = grid(rows, columns, pictures.shape[1:3], width=width, gap=_GAP, above=0.27)
+    lines = wrapped(note, (width - 2 * _GAP) / style.POINT) if note else []
+    top = _LINE * len(lines) + (_GAP if lines else 0)
+    figure, axes = grid(rows, columns, pictures.shape[1:3], width=width, gap=_GAP, above=0.27, top=top)
+    if lines:
+        place = {"x": _GAP / width, "y": 1 - _GAP / figure.get_figheight()}
+        figure.text(**place, s="\n".join(lines), va="top", size=style.SMALL, linespacing=1.15)
     panels = [panel for row in axes for panel in row]
     for panel, i in zip(panels, order, strict=False):
         show(panel, pictures[i])
@@ -91,7 +98,7 @@ def predictions(
     return figure
 
 
-_GAP = 0.07
+_GAP, _LINE = 0.07, 0.125
 
 
 def _cell(columns: int, width: float) -> float:

@@ -51,7 +51,8 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
     probabilities = np.asarray(jax.nn.softmax(logits))
     predicted = probabilities.argmax(axis=1)
 
-    shown = _spread_over_mistakes(predicted != labels, _SHOWN)
+    wrong = predicted != labels
+    shown = _spread_over_mistakes(wrong, _SHOWN)
     images = source.read(shown)[0].astype(np.float32) / 255
     # One picture a class, as far as they go, from the first that the network gets right.
     correct = [np.flatnonzero((labels == k) & (predicted == k))[:1] for k in range(spec.num_classes)]
@@ -63,7 +64,9 @@ def draw(directory: str | Path, *, data_directory: str | None = None) -> list[Pa
     figures = {
         "curves": _curves(run.scores(directory)),
         "filters": filters_figure.kernels(filters.first_layer(model, state, spec.input_shape).kernel),
-        "predictions": predictions_figure.predictions(images, probabilities[shown], labels[shown], spec.class_names),
+        "predictions": predictions_figure.predictions(
+            images, probabilities[shown], labels[shown], spec.class_names, note=_said(wrong, shown)
+        ),
         "confusion": confusion_figure.confusion(
             confusion_matrix(labels, predicted, labels=np.arange(spec.num_classes)), spec.class_names
         ),
@@ -129,6 +132,12 @@ def _spread_over_mistakes(wrong: np.ndarray, count: int) -> np.ndarray:
     mistakes = _evenly(np.flatnonzero(wrong), count // 2)
     correct = _evenly(np.flatnonzero(~wrong), count - len(mistakes))
     return np.sort(np.concatenate([mistakes, correct]))
+
+
+def _said(wrong: np.ndarray, shown: np.ndarray) -> str:
+    """Which examples are shown, as mistakes are among them more often than among all."""
+    mistakes, right = int(wrong[shown].sum()), int((~wrong[shown]).sum())
+    return f"{mistakes} of {wrong.sum():,} mistakes, {right} of {(~wrong).sum():,} right answers"
 
 
 def _evenly(indices: np.ndarray, count: int) -> np.ndarray:
