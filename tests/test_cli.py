@@ -74,8 +74,11 @@ def test_augmentations_take_the_place_of_the_experiment_s(capsys, monkeypatch, w
     assert invoke(capsys, "train", "resnet8_fashion_mnist", "--data.augment", "crop")[0] == 2
 
 
-def test_a_run_started_again_with_another_setting_is_refused(capsys, here):
-    assert invoke(capsys, "train", "lenet5_digits", *QUICK)[0] == 0
+def test_a_run_started_again_is_said_to_be_trained_and_with_another_setting_refused(capsys, here):
+    for said in (" s\n", ", trained before\n"):
+        status, out, _ = invoke(capsys, "train", "lenet5_digits", *QUICK)
+        assert status == 0
+        assert out.endswith(said)
     status, _, err = invoke(capsys, "train", "lenet5_digits", *QUICK, "--training.seed", "5")
     assert status == 2
     assert "training.seed was 0 and is now 5; choose another --run" in err

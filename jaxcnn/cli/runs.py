@@ -99,7 +99,8 @@ def _train(name: str, rest: Sequence[str], joined: Callable[[], None] = lambda: 
         print_json({name: getattr(result, name) for name in names})
     elif result.finished:
         accuracy = "" if result.top1 is None else f", accuracy {result.top1:.4f}"
-        print(f"{result.run}: {result.steps} steps{accuracy}, {result.seconds:.0f} s")
+        now = f", {result.seconds:.0f} s" if result.images_per_second else ", trained before"
+        print(f"{result.run}: {result.steps} steps{accuracy}{now}")
     else:
         print(f"{result.run}: stopped after {result.steps} steps; the same command continues")
 

@@ -81,8 +81,8 @@ def predictions(
     top = _LINE * len(lines) + (_GAP if lines else 0)
     figure, axes = grid(rows, columns, pictures.shape[1:3], width=width, gap=_GAP, above=0.27, top=top)
     if lines:
-        place = {"x": _GAP / width, "y": 1 - _GAP / figure.get_figheight()}
-        figure.text(**place, s="\n".join(lines), va="top", size=style.SMALL, linespacing=1.15)
+        top = 1 - _GAP / figure.get_figheight()
+        figure.text(_GAP / width, top, "\n".join(lines), va="top", size=style.SMALL, linespacing=1.15)
     panels = [panel for row in axes for panel in row]
     for panel, i in zip(panels, order, strict=False):
         show(panel, pictures[i])
