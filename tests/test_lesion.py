@@ -234,6 +234,39 @@ def test_a_deleted_layer_is_not_there(gone):
     assert np.abs(found - logits(Chain(), chain())).max() > 1e-3
 
 
+class Foreign(nn.Module):
+    """Layers of flax itself, without those that are left out."""
+
+    without: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(2, (1, 1), name="first")(images)
+        for layer in (
+            nn.Conv(2, (3, 3), use_bias=False, name="same"),
+            nn.Conv(2, (3, 1), padding=((1, 1), (0, 0)), name="pairs"),
+            nn.Conv(2, (3, 3), padding=((2, 0), (1, 1)), name="aside"),
+            nn.Conv(2, (3, 3), feature_group_count=2, name="groups"),
+        ):
+            if layer.name not in self.without:
+                norm = nn.BatchNorm(use_running_average=not train, epsilon=1e-2, name=f"{layer.name}_norm")
+                x = norm(layer(x))
+            x = nn.relu(x)
+        return x.mean((1, 2))
+
+
+def test_flax_s_own_layers_are_deleted_with_their_norms():
+    model = Foreign()
+    state = trained(model)
+    found = parts(model, state, SHAPE)
+    assert [part.block.name for part in found if part.block.deletable] == ["same", "pairs"]
+    assert found[1].ends == ("same", "same_norm")
+    gone = ("same", "pairs")
+    without = logits(model, lesion.delete(model, state, SHAPE, gone))
+    np.testing.assert_allclose(without, logits(Foreign(gone), state), rtol=1e-5, atol=1e-5)
+    assert np.abs(without - logits(model, state)).max() > 1e-3
+
+
 def test_a_plain_network_has_layers_and_those_that_halve_the_map_stay():
     model = CifarResNet(depth=8, residual=False, num_classes=10)
     state = jax.eval_shape(lambda: states.create(model, KEY, SHAPE))
@@ -404,7 +437,7 @@ def test_mistakes_are_told_in_a_sentence(call, says):
 def test_a_network_without_anything_to_delete_says_so():
     model = models.create("mlp", num_classes=10, depth=0)
     state = states.create(model, KEY, SHAPE)
-    with pytest.raises(InputError, match="MLP has neither residual blocks nor layers whose input and output"):
+    with pytest.raises(InputError, match="neither residual blocks called stage1/block1 .* whose input and output have"):
         lesion.single(model, state, [(IMAGES, labels())])
     with pytest.raises(InputError, match="MLP has no two blocks of equal shapes"):
         lesion.shuffle(model, state, [(IMAGES, labels())], (1,), 1, KEY)

@@ -20,6 +20,8 @@ from jaxcnn.layers.batch_norm import BatchNorm
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.state import State
 
+_CONVOLUTIONS, _NORMS = (Conv, nn.Conv), (BatchNorm, nn.BatchNorm)
+
 
 class Block(NamedTuple):
     """A residual block, or a layer of a network that has none.
@@ -30,7 +32,8 @@ class Block(NamedTuple):
       input_shape: (h, w, c), or (units,).
       output_shape: likewise.
       residual: whether a shortcut stays when it is deleted.
-      deletable: whether it can be deleted; a layer that changes the shape cannot.
+      deletable: whether it can be deleted; a layer that changes the shape, has groups or a kernel without a centre
+        cannot.
     """
 
     name: str
@@ -68,7 +71,8 @@ def blocks(model: nn.Module, state: State, image_shape: tuple[int, int, int]) ->
     """The blocks of a network that can be deleted or moved, and the others between them.
 
     A residual block is a module stage1/block1 (by its path) that holds conv1, conv2 and so on. In a network without
-    such blocks, or whose field `residual` is False, the convolutions and dense layers count, each with its batch norm.
+    such blocks, or whose field `residual` is False, the convolutions and dense layers count, each with its batch norm;
+    flax's own as well as those of `jaxcnn.layers`.
 
     Args:
       model: a module called as `model(images, train=...)`.
@@ -129,18 +133,25 @@ def _residual(calls: dict[str, _Call], owners: set[str]) -> list[Part]:
 def _layers(calls: dict[str, _Call]) -> list[Part]:
     found = []
     for name, call in calls.items():
-        module = call.module
-        if not isinstance(module, Conv | nn.Dense):
+        if not isinstance(call.module, (*_CONVOLUTIONS, nn.Dense)):
             continue
-        norm = next((c for c in calls.values() if isinstance(c.module, BatchNorm) and c.input is call.output), None)
-        same = call.input.shape == call.output.shape
-        if isinstance(module, Conv):
-            sides = (module.kernel_size,) if isinstance(module.kernel_size, int) else module.kernel_size
-            same &= module.groups == 1 and isinstance(module.padding, int) and all(side % 2 for side in sides)
-        both = (name,) if norm is None else (name, norm.name)
-        epsilon = norm.module.epsilon if norm is not None and isinstance(norm.module, BatchNorm) else 0.0
+        same = call.input.shape == call.output.shape and (isinstance(call.module, nn.Dense) or _centred(call.module))
+        followers = (other for other in calls.values() if other.input is call.output)
+        norms = [(other.name, other.module.epsilon) for other in followers if isinstance(other.module, _NORMS)]
+        norm, epsilon = norms[0] if norms else (None, 0.0)
+        both = (name,) if norm is None else (name, norm)
         found.append(Part(_block(call, residual=False, deletable=same), both, both, epsilon))
     return found
+
+
+def _centred(module: Any) -> bool:
+    """Whether a convolution that keeps the shape hands its input on if its kernel is 1 in the centre."""
+    groups = module.groups if isinstance(module, Conv) else module.feature_group_count
+    whole = groups == 1 and getattr(module, "mask", None) is None
+    padding = (module.padding,) if isinstance(module.padding, int | str) else module.padding
+    even = all(side[0] == side[-1] for side in padding if not isinstance(side, int | str)) and padding != ("CAUSAL",)
+    odd = np.all(np.mod(module.kernel_size, 2) == 1)
+    return bool(whole and even and odd and np.all(np.equal(module.strides or 1, 1)))
 
 
 def _block(call: _Call, **fields: bool) -> Block:

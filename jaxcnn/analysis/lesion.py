@@ -111,7 +111,7 @@ def delete(model: nn.Module, state: State, image_shape: tuple[int, int, int], na
         if not block.deletable:
             raise InputError(
                 f"{name} maps {block.input_shape} to {block.output_shape}; expected a layer of one shape, without "
-                "which the next layer gets an input of its own shape"
+                "groups or strides and with an odd kernel, which can become the identity"
             )
     mask = np.zeros(len(known), bool)
     mask[[numbers[name] for name in names]] = True
@@ -372,8 +372,8 @@ def _deletable(model: nn.Module, known: Sequence[Part]) -> list[int]:
     numbers = [number for number, part in enumerate(known) if part.block.deletable]
     if not numbers:
         raise InputError(
-            f"{type(model).__name__} has neither residual blocks nor layers whose input and output have one shape; "
-            "expected a block to delete"
+            f"{type(model).__name__} has neither residual blocks called stage1/block1 and so on that hold conv1, nor "
+            "convolutions or dense layers without groups whose input and output have one shape; expected one to delete"
         )
     return numbers
 
