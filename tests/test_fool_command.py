@@ -12,14 +12,18 @@ from commands import invoke, kept, random_weights
 import jaxcnn
 from jaxcnn.analysis import evolution, fooling
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
+from jaxcnn.figures import fooling as figures
+from jaxcnn.figures import style
 from jaxcnn.report import climbing, evolving, unfinished
 from jaxcnn.train.loop import train
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A random small network in a file of weights."""
-    spec = ModelSpec("mlp", {"width": 16, "depth": 2}, 10, (8, 8, 1), (0.3,), (0.4,), ())
+    spec = ModelSpec("mlp", {"width": 16, "depth": 2}, 10, (8, 8, 1), (0.3,), (0.4,), NAMES)
     return random_weights(tmp_path_factory.mktemp("weights"), spec)
 
 
@@ -30,7 +34,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_ascent_is_printed_and_kept(capsys, file, here):
-    given = ("mlp", "--weights", file, "--targets", "3", "0", "--confidence", "0.9", "--seed", "4", "--json")
+    given = ("mlp", "--weights", file, "--targets", "three", "0", "--confidence", "0.9", "--seed", "4", "--json")
     status, out, _ = invoke(capsys, "fool", *given)
     assert status == 0
     printed = json.loads(out)
@@ -94,6 +98,19 @@ def test_evolution_goes_on_after_an_interruption(capsys, file, here, monkeypatch
         np.testing.assert_array_equal(parts[name], value)
 
 
+def test_what_was_stopped_while_it_drew_the_animation_can_go_on(capsys, file, here, monkeypatch):
+    def stopped(path, *_):
+        path.write_bytes(b"GIF89a")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfinished, "SAVED", -1.0)
+    monkeypatch.setattr(style, "save", lambda *_: [])
+    given = ("--method", "direct", "--generations", "2", "--population", "1", "--targets", "1", "--output", "new")
+    monkeypatch.setattr(figures, "animate", stopped)
+    assert invoke(capsys, "fool", "mlp", "--weights", file, *given)[0] == 130
+    assert [path.name for path in here.iterdir()] == ["new.evolution.npz"]
+
+
 def test_an_ascent_goes_on_after_an_interruption(capsys, file, here, monkeypatch):
     """Its images are those of each group by itself, and the same after an interruption as without one."""
     monkeypatch.setattr(climbing, "GROUP", 4)
@@ -146,7 +163,8 @@ def test_a_damaged_evolution_is_told(capsys, file, here, content):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--targets", "10"], "targets hold class 10; expected classes in [0, 10)"),
+        (["--targets", "10"], "target is class 10; expected classes in [0, 10)"),
+        (["--targets", "tree"], "unknown class 'tree'; did you mean three"),
         (["--generations", "5"], "generations is 5; expected none, as the method gradient has no such setting"),
         (["--method", "cppn", "--steps", "5"], "steps is 5; expected none"),
         (["--method", "direct", "--population", "0"], "population is 0"),

@@ -17,7 +17,7 @@ def fool(arguments: Sequence[str]) -> None:
     def parse(
         chosen: Annotated[Trained, tyro.conf.arg(name="")],
         method: Literal["gradient", "direct", "cppn"] = "gradient",
-        targets: tuple[int, ...] = (),
+        targets: tuple[str, ...] = (),
         confidence: float | None = None,
         steps: int | None = None,
         step_size: float | None = None,
@@ -36,7 +36,7 @@ def fool(arguments: Sequence[str]) -> None:
           chosen: The network.
           method: Gradient ascent from noise, or evolution of all classes at once (MAP-Elites) with pixels or with
             CPPNs as genomes.
-          targets: Classes, by number; by default all.
+          targets: Names or numbers of classes; by default all.
           confidence: Of gradient: probability at which an image is done; by default 0.9999.
           steps: Of gradient: most steps; by default 200.
           step_size: Of gradient: root mean square of a step, pixels being in [0, 1]; by default 0.02.

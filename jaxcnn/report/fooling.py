@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.analysis import evolution
-from jaxcnn.analysis.checks import checked_targets
 from jaxcnn.analysis.chunks import affordable, join, pieces
 from jaxcnn.config import check_seed
 from jaxcnn.data import imagenet
@@ -21,6 +20,7 @@ from jaxcnn.figures import fooling as figures
 from jaxcnn.report import results
 from jaxcnn.report.climbing import climb
 from jaxcnn.report.evolving import evolve, to_bytes
+from jaxcnn.report.saliency import class_number
 from jaxcnn.report.subject import Network
 
 Method: TypeAlias = Literal["gradient", "direct", "cppn"]
@@ -81,7 +81,7 @@ def draw_fooling(
     network: Network,
     *,
     method: Method = "gradient",
-    targets: Sequence[int] = (),
+    targets: Sequence[str] = (),
     confidence: float | None = None,
     steps: int | None = None,
     step_size: float | None = None,
@@ -100,7 +100,7 @@ def draw_fooling(
     Args:
       network: the network.
       method: gradient ascent from noise, or evolution with pixels or with CPPNs as genomes.
-      targets: classes; none are all. Evolution evolves all classes, and these are kept.
+      targets: names or numbers of classes; none are all. Evolution evolves all classes, and these are kept.
       confidence: see `fooling.ascend`, as all up to `penalty`; of the method gradient.
       steps: at most.
       step_size: root mean square of a step.
@@ -112,7 +112,7 @@ def draw_fooling(
       progress: is told in a sentence how far it is.
 
     Raises:
-      InputError: an argument is out of range or of another method, or the folder exists.
+      InputError: an argument is out of range or of another method, there is no such class, or the folder exists.
     """
     check_seed(seed)
     folder = results.new_folder(f"fool-{network.title}-{method}" if output is None else output)
@@ -126,8 +126,8 @@ def draw_fooling(
     }
     settings = _settings(method, given)
     classes = network.model.num_classes
-    wanted = np.asarray(checked_targets(np.array(targets), len(targets), classes)) if targets else np.arange(classes)
     names = class_names(network)
+    wanted = np.array([class_number(target, names) for target in targets] or range(classes))
     about = {"command": "fool", "method": method, **settings, "seed": seed, **network.about()}
     height, width, channels = network.spec.input_shape
     shape = height, width, channels
@@ -183,9 +183,11 @@ def draw_fooling(
     for title, (some, note) in sheets.items():
         labels = [names[wanted[i]] for i in some]
         drawn[title] = figures.sheet(kept[some], labels, sure[some], columns=8 if note else 5, note=note)
-    files = results.write(folder, "fooling", arrays, about, drawn)
-    if moving is not None:
-        files.append(figures.animate(folder / "evolution.gif", *moving))
+    with results.appearing(folder) as partial:
+        files = results.fill(partial, "fooling", arrays, about, drawn)
+        if moving is not None:
+            files.append(figures.animate(partial / "evolution.gif", *moving))
+    files = [folder / path.name for path in files]
     saved.unlink(missing_ok=True)
     return Fooled(folder, files, wanted, sure, rounded, [names[k] for k in wanted])
 
