@@ -83,6 +83,20 @@ def test_a_film_runs_from_the_first_generation_to_the_last():
     assert {"generation", "1", "5", "100", "2,000"} <= set(words(figure))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_film_of_few_frames_is_no_taller_than_one_of_four(count):
+    figure = fooling.film(FRAMES[:count], NUMBERS[:count], NAMES[:3], GROWING[:count])
+    check_legible(figure)
+    assert (
+        figure.get_size_inches().tolist()
+        == fooling.film(FRAMES[:4], NUMBERS[:4], NAMES[:3], GROWING[:4]).get_size_inches().tolist()
+    )
+    assert len(figure.axes) == 3 * count
+    for row, panel in enumerate(figure.axes[::count]):
+        np.testing.assert_allclose(picture(panel), FRAMES[0, row, ..., 0] / 255)
+    assert NAMES[1] in words(figure)
+
+
 def test_an_animation_has_every_frame_and_begins_again(tmp_path):
     path = fooling.animate(tmp_path / "evolution.gif", FRAMES, NUMBERS, NAMES[:3], GROWING, width=3.0)
     with Image.open(path) as image:

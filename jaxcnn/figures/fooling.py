@@ -20,6 +20,7 @@ from jaxcnn.figures.pictures import as_pictures, caption, grid, show, wrapped
 
 _GAP = 0.07
 _NINES = 6
+_FEW = 4
 _PUBLISHED = style.COLORS[1]
 
 
@@ -178,7 +179,7 @@ def film(
       class_names: S names, of the rows.
       confidences: [F, S], in [0, 1].
       unit: what the numbers count.
-      columns: frames at most; of more, some are left out, the first and the last not.
+      columns: frames at most; of more, some are left out, the first and the last not; fewer than four leave a gap.
       width: of the figure in inches.
 
     Raises:
@@ -187,16 +188,18 @@ def film(
     pictures, values = _frames(frames, numbers, class_names, confidences)
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(columns, len(pictures))).round().astype(int))
     count = pictures.shape[1]
-    figure, axes = grid(count, len(chosen), pictures.shape[2:4], width=width, gap=_GAP, above=0.27, top=0.3)
-    room = _cell(len(chosen), width)
+    places = max(len(chosen), _FEW)  # one frame as wide as the page would make the film metres tall
+    figure, axes = grid(count, places, pictures.shape[2:4], width=width, gap=_GAP, above=0.27, top=0.3)
+    room = _cell(places, width)
     for row in range(count):
         for column, frame in enumerate(chosen):
             panel = axes[row][column]
             _show(panel, pictures[frame, row])
             caption(panel, sure(values[frame, row]), 3.5, "0.3")
             if column == 0:
-                whole = len(chosen) * room
-                caption(panel, style.shorten(class_names[row], whole), 12.0)
+                caption(panel, style.shorten(class_names[row], places * room), 12.0)
+        for unused in axes[row][len(chosen) :]:
+            unused.remove()
     _note(figure, [unit])
     tall = figure.get_figheight()
     for column, frame in enumerate(chosen):
