@@ -183,6 +183,7 @@ def test_where_branch_and_shortcut_share_a_batch_norm_they_are_told_apart():
         ({"lengths": (5,)}, r"lengths are \(5,\); expected whole numbers from 0 to 4"),
         ({"lengths": (-1,)}, r"lengths are \(-1,\)"),
         ({"lengths": ()}, r"lengths are \(\)"),
+        ({"lengths": (2, 1, 2)}, r"lengths are \(2, 1, 2\); expected .*, each once"),
         ({"chunk": 0}, "chunk is 0"),
     ],
 )
@@ -196,7 +197,7 @@ def test_mistakes_are_told_in_a_sentence(arguments, says):
 def test_images_labels_and_networks_are_checked():
     model = models.create("mlp", num_classes=3, width=4, depth=1)
     state = states.create(model, KEY, SHAPE)
-    with pytest.raises(InputError, match="MLP has no residual blocks"):
+    with pytest.raises(InputError, match="MLP has no residual blocks called stage1/block1"):
         gradients.paths(model, state, IMAGES, LABELS, 1, KEY)
     with pytest.raises(InputError, match=r"targets hold class 3; expected classes in \[0, 3\)"):
         gradients.flow(model, state, IMAGES, LABELS + 1)

@@ -15,6 +15,7 @@ from jaxcnn import models
 from jaxcnn import state as states
 from jaxcnn.analysis import gradients, lesion
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, ModelSpec, TrainingConfig
+from jaxcnn.figures import style
 from jaxcnn.interop import weights
 from jaxcnn.report import beside
 from jaxcnn.report.subject import Network
@@ -69,6 +70,17 @@ def test_each_block_is_deleted_by_itself(capsys, runs, here):
         assert [block["name"] for block in one["blocks"]] == [f"hidden{i}" for i in range(1, 5)] + ["head"]
         assert one["errors"] == [None, *expected.errors[1:4], None]
         np.testing.assert_array_equal(arrays[f"blocks_{number}"], [block.name for block in expected.blocks])
+
+
+def test_each_number_is_drawn_once_and_in_order(capsys, runs, here, monkeypatch):
+    figures = []
+    monkeypatch.setattr(style, "save", lambda figure, _: figures.append(figure) or [])
+    given = (runs[0], "--kind", "random", "--counts", "3", "1", "1", "0", "--repeats", "2", "--limit", "10", "--json")
+    status, out, _ = invoke(capsys, "lesion", *given)
+    assert status == 0
+    assert json.loads(out)["networks"][0]["counts"] == [0, 1, 3]
+    assert kept(here / "lesion-digits0-random" / "lesion.npz")[1]["counts"] == [0, 1, 3]
+    assert figures[0].axes[0].lines[0].get_xdata().tolist() == [0, 1, 3]
 
 
 @pytest.mark.slow

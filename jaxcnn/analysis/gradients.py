@@ -118,7 +118,7 @@ def paths(
       labels: integers [N], for the cross-entropy.
       repeats: paths of each length, at least 1.
       key: decides which; those of one length do not depend on the other lengths.
-      lengths: numbers k; None takes all from 0 to that of the blocks.
+      lengths: numbers k, each once; None takes all from 0 to that of the blocks.
       chunk: see `flow`.
 
     Raises:
@@ -132,12 +132,17 @@ def paths(
     height, width, channels = pixels.shape[1:]
     known = parts(model, state, (height, width, channels))
     if not known or not known[0].block.residual:
-        raise InputError(f"{type(model).__name__} has no residual blocks; expected a network of stages of them")
+        raise InputError(
+            f"{type(model).__name__} has no residual blocks called stage1/block1 and so on that hold conv1; "
+            "expected a network of stages of them"
+        )
     wanted = tuple(range(len(known) + 1) if lengths is None else lengths)
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; expected at least 1")
-    if not wanted or not 0 <= min(wanted) <= max(wanted) <= len(known):
-        raise InputError(f"lengths are {wanted}; expected whole numbers from 0 to {len(known)}, as there are blocks")
+    if not wanted or not 0 <= min(wanted) <= max(wanted) <= len(known) or len(set(wanted)) < len(wanted):
+        raise InputError(
+            f"lengths are {wanted}; expected whole numbers from 0 to {len(known)}, as there are blocks, each once"
+        )
     kept = np.zeros((len(wanted), repeats, len(known)), bool)
     for row, length in zip(kept, wanted, strict=True):
         drawn = np.asarray(jax.random.uniform(jax.random.fold_in(key, length), row.shape)).argsort(-1)

@@ -46,8 +46,8 @@ def draw_lesion(
     Args:
       subject: the network and labelled images.
       kind: delete each block, delete random blocks, swap random blocks, or follow the gradient along random paths.
-      counts: of random lesions: blocks deleted, swaps, or branches on a path; none are the numbers up to `MOST`, or for
-        paths all.
+      counts: of random lesions: blocks deleted, swaps, or branches on a path, each of them once and in order; none are
+        the numbers up to `MOST`, or for paths all.
       repeats: of each number.
       beside: other networks; those of one architecture are drawn as one, each a seed.
       limit: most images, taken at equal distances from all.
@@ -66,13 +66,14 @@ def draw_lesion(
     require_images(subject, networks, labelled=True)
     most = EXAMPLES_OF_PATHS if kind == "paths" else EXAMPLES
     batches = Batches(subject, most if limit is None else limit)
+    counts = sorted(set(counts))
     measure = _measure(kind, tuple(counts), repeats, jax.random.key(seed))
     found = [(network, measure(network, batches)) for network in networks]
     said = f"{len(batches):,} {subject.origin}"
     about = {
         "command": "lesion",
         "kind": kind,
-        "counts": list(counts),
+        "counts": counts,
         "repeats": repeats,
         "limit": limit,
         "seed": seed,
@@ -159,14 +160,7 @@ def _figure(kind: Kind, groups: dict[str, list[Any]], images: str, chance: float
         deletions = {title: _deletions(group) for title, group in groups.items()}
         return figures.single(deletions, chance=chance, images=images)
     if kind == "random":
-        draws = {
-            title: figures.Draws(
-                [0, *group[0].counts],
-                np.concatenate([_intact(group), joined("errors", group)]),
-            )
-            for title, group in groups.items()
-        }
-        return figures.several(draws, images=images)
+        return figures.several({title: _draws(group) for title, group in groups.items()}, images=images)
     if kind == "shuffle":
         orders = {
             title: figures.Orders(joined("tau", group).ravel(), joined("errors", group).ravel())
@@ -193,6 +187,10 @@ def _deletions(group: list[lesion.Single]) -> figures.Deletions:
     return figures.Deletions([block.name for block in blocks], halving, errors, intact, low, high)
 
 
-def _intact(group: list[lesion.Several]) -> np.ndarray:
-    """The errors with nothing deleted as a row beside the others, [1, R]."""
-    return np.repeat([result.intact for result in group], group[0].errors.shape[1])[None]
+def _draws(group: list[lesion.Several]) -> figures.Draws:
+    """The errors of all networks together, from nothing deleted on."""
+    counts, errors = group[0].counts, np.concatenate([result.errors for result in group], axis=1)
+    if 0 in counts:
+        return figures.Draws(counts, errors)
+    intact = np.repeat([result.intact for result in group], group[0].errors.shape[1])
+    return figures.Draws([0, *counts], np.concatenate([intact[None], errors]))
