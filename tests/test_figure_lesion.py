@@ -117,6 +117,13 @@ def test_paths_are_counted_measured_and_multiplied():
         np.testing.assert_allclose(axes.lines[0].get_ydata(), values)
     assert panels(figure)[1].get_yscale() == "log"
     assert f"resnet20: mean length {(lengths * brought).sum():.3g}" in words(figure)
+    norms[[0, 4]] = 0
+    gaps = lesion.paths({"a": PathGradients(lengths, norms, shares, brought), "b": PathGradients([0], [[0]], [1], [0])})
+    check_legible(gaps)
+    line, nothing = panels(gaps)[1].lines
+    np.testing.assert_allclose(line.get_ydata(), np.where(np.isin(lengths, (0, 4)), np.nan, norms.mean(1)))
+    assert np.isnan(nothing.get_ydata()).all()
+    assert "b" in words(gaps)  # without a mean length
     some = lesion.paths({"resnet20": PathGradients(*(part[:3] for part in (lengths, norms, shares, brought)))})
     assert "mean length" not in " ".join(words(some))  # of some lengths there is no mean over all
 
@@ -125,6 +132,7 @@ def test_gradients_by_layer_are_medians_on_a_log_scale():
     norms = {name: 10.0 ** (-fall * np.arange(12, 0, -1)[:, None]) * rng.uniform(0.5, 2, (12, 30))
              for name, fall in (("sigmoid", 1.0), ("tanh", 0.1), ("relu", 0.05))}  # fmt: skip
     norms["relu"][3] = 0
+    norms["dead"] = np.zeros((12, 30))
     figure = dynamics.gradient_flow(norms)
     check_legible(figure)
     (axes,) = panels(figure)
@@ -200,6 +208,8 @@ def test_fields_show_roots_and_the_box_as_far_as_it_lies_in_the_image():
         (lambda: lesion.shuffled({"a": Orders([1.0, 0.9], [0.1])}, images="x"), r"expected \[M\] each"),
         (lambda: lesion.paths({"a": PathGradients([0, 1], [[1.0]], [1], [1])}), r"expected \[K\], \[K, R\]"),
         (lambda: lesion.paths({"a": PathGradients([0], [[-1.0]], [1], [1])}), "finite ones of at least 0"),
+        (lambda: lesion.paths({"a": PathGradients([0], [[0.0]], [1], [0])}), "the norms are 0 on every path"),
+        (lambda: dynamics.gradient_flow({"a": np.zeros((3, 2))}), "median of the norms is 0 at every layer"),
         (lambda: dynamics.gradient_flow({}), "no network was given"),
         (lambda: dynamics.gradient_flow({"a": [[np.nan]]}), "norms of a have shape"),
         (lambda: dynamics.dead_units([0.1, 0.01], ["a"], [[0], [0]]), "expected increasing ones above 0"),

@@ -59,9 +59,9 @@ class Paths(NamedTuple):
 
     @property
     def contributions(self) -> Float[np.ndarray, " k"]:
-        """What the paths of each length bring, their share times their mean norm, over the sum of these."""
+        """What the paths of each length bring, their share times their mean norm, over the sum of these, if above 0."""
         brought = self.shares * self.norms.mean(1)
-        return brought / brought.sum()
+        return brought / (brought.sum() or 1)
 
 
 def flow(model: nn.Module, state: State, images: ArrayLike, labels: ArrayLike, *, chunk: int | None = None) -> Flow:

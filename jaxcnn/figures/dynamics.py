@@ -45,10 +45,11 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
       network has wrong have gradients far above all others, so that a mean would be theirs.
 
     Raises:
-      InputError: there is no network, or the norms are not [L, N], finite and at least 0.
+      InputError: there is no network, the norms are not [L, N], finite and at least 0, or all medians are 0.
     """
     if not networks:
         raise InputError("no network was given; expected at least one")
+    seen = False
     figure = style.StyledFigure(figsize=(style.COLUMN, 2.6), layout="constrained")
     axes = figure.subplots()
     for number, (name, values) in enumerate(networks.items()):
@@ -59,9 +60,12 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
         color = style.COLORS[number % len(style.COLORS)]
         mark = style.MARKERS[number % len(style.MARKERS)]
         low, middle, high = np.quantile(norms, (0.25, 0.5, 0.75), axis=1)
+        seen |= bool((middle > 0).any())
         every = max(1, -(-len(x) // 12))  # more marks run together
         axes.plot(x, np.where(middle > 0, middle, np.nan), color=color, marker=mark, label=name, markevery=every)
         axes.fill_between(x, np.where(low > 0, low, np.nan), high, color=color, alpha=0.2, linewidth=0)
+    if not seen:
+        raise InputError("the median of the norms is 0 at every layer; expected one above 0, as their scale is a log")
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))

@@ -256,9 +256,11 @@ def paths(networks: Mapping[str, PathGradients]) -> Figure:
       lengths are there.
 
     Raises:
-      InputError: there is no network, or arrays do not fit together or are negative.
+      InputError: there is no network, arrays do not fit together or are negative, or all norms are 0.
     """
     _some(networks)
+    if not any(np.any(np.asarray(one.norms, float)) for one in networks.values()):
+        raise InputError("the norms are 0 on every path; expected one above 0, as their scale is a log")
     figure = style.StyledFigure(figsize=(style.PAGE, 2.4), layout="constrained")
     shares, gradient, brought = figure.subplots(1, 3)
     for number, (name, one) in enumerate(networks.items()):
@@ -274,12 +276,13 @@ def paths(networks: Mapping[str, PathGradients]) -> Figure:
         look = _look(number)
         shares.plot(lengths, of_all, **look)
         positive = np.where(norms > 0, norms, np.nan)
-        gradient.plot(lengths, norms.mean(1), **look)
-        gradient.fill_between(
-            lengths, *np.nanquantile(positive, (0.025, 0.975), axis=1), color=look["color"], alpha=0.2, linewidth=0
-        )
+        passed = norms.any(1)
+        gradient.plot(lengths, np.where(passed, norms.mean(1), np.nan), **look)
+        ends = np.full((2, len(norms)), np.nan)
+        ends[:, passed] = np.nanquantile(positive[passed], (0.025, 0.975), axis=1)
+        gradient.fill_between(lengths, *ends, color=look["color"], alpha=0.2, linewidth=0)
         mean = float((lengths * contributions).sum())
-        whole = bool(np.isclose(of_all.sum(), 1))  # else paths of some lengths alone
+        whole = bool(passed.any() and np.isclose(of_all.sum(), 1))  # else paths of some lengths alone
         label = f"{name}: mean length {style.number(mean)}" if whole else name
         brought.plot(lengths, contributions, label=label, **look)
         if whole:
