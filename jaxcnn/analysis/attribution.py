@@ -59,12 +59,11 @@ class DeadMapWarning(UserWarning):
         Args:
           names: what the images are called.
         """
-        which = [names[i] for i in np.flatnonzero(self.dead)[:5]]
-        if self.dead.sum() > len(which):
-            which.append("...")
+        which = [name for name, dead in zip(names, self.dead, strict=True) if dead]
+        listed = ", ".join(which[:5] + ["..."] * (len(which) > 5))
         return (
-            f"{self.dead.sum()} of {len(self.dead)} maps are zero everywhere ({', '.join(which)}): what is explained "
-            "does not depend on the image there, or it is saturated"
+            f"{len(which)} of {len(names)} maps are zero everywhere ({listed}): what is explained does not depend on "
+            "the image there, or it is saturated"
         )
 
 
