@@ -228,6 +228,16 @@ def test_a_number_that_is_not_finite_is_none(ended):
     np.testing.assert_array_equal(values, [[math.nan, 2], [math.nan, 2]])
 
 
+def test_the_numbers_of_arms_that_have_different_ones_are_in_order():
+    found = {
+        arm: study_measures.Measured(positions, np.ones((1, len(positions))))
+        for arm, positions in {"one": (0.0, 50.0, 100.0), "two": (25.0, 75.0)}.items()
+    }
+    cells = study_tables.measure_cells(Measure(crops, "error", "place"), found)
+    assert [line[0] for line in cells] == ["place", "0", "25", "50", "75", "100"]
+    assert cells[2][1:] == ["", "1.0000"]
+
+
 AXIS = Axis("rate", {"plain": ("one curve", 0.1), "with momentum": ("one curve", 0.05)})
 
 

@@ -115,8 +115,13 @@ def measures_csv(measured: Mapping[str, Mapping[str, Measured]]) -> str:
 
 
 def measure_cells(measure: Measure, found: Mapping[str, Measured]) -> Cells:
-    """What a measure found, arms by positions or, where there are more positions than arms, positions by arms."""
-    positions = list(dict.fromkeys(position for one in found.values() for position in one.positions))
+    """What a measure found, arms by positions or, where there are more positions than arms, positions by arms.
+
+    Numbers are in order, though arms may have different ones; texts are as the arms give them.
+    """
+    positions: list[Any] = list(dict.fromkeys(position for one in found.values() for position in one.positions))
+    if not any(isinstance(position, str) for position in positions):
+        positions.sort()
     texts = {
         (arm, position): _text(estimate, "not finite")
         for arm, one in found.items()

@@ -161,7 +161,7 @@ def against(
     layers.append(drawn.mark_point(filled=True, size=size, opacity=1).encode(y=y))
     if not all(row["there"] for row in rows):
         layers.append(
-            base.transform_filter("!datum.there").mark_point(shape=_CROSS, size=60).encode(y=alt.value("height"))
+            base.transform_filter("!datum.there").mark_point(shape=_CROSS, size=140).encode(y=alt.value("height"))
         )
     described = f"{quantity.capitalize()} against {position or 'names'}, with intervals, of: {', '.join(series)}."
     return _finished(alt.layer(*layers), described)
