@@ -149,7 +149,7 @@ def read(directory: Path) -> tuple[Study, Scale]:
         arms = {arm: config.from_json(Experiment, experiment) for arm, experiment in known["arms"].items()}
         name, question, source = (str(known[field]) for field in ("name", "question", "source"))
         measures = {name: Measure(of=_unknown, **asked) for name, asked in known.get("measures", {}).items()}
-        caption, file, axis = str(known.get("caption", "")), known.get("file"), known.get("axis")
+        caption, own, axis = str(known.get("caption", "")), known.get("file"), known.get("axis")
         if axis is not None:
             axis = Axis(str(axis["title"]), {arm: (str(curve), float(x)) for arm, (curve, x) in axis["points"].items()})
         study = Study(
@@ -161,7 +161,7 @@ def read(directory: Path) -> tuple[Study, Scale]:
             caption,
             measures=measures,
             axis=axis,
-            file=None if file is None else str(file),
+            file=None if own is None else str(own),
         )
         scale: Scale = known["scale"]
         if scale not in get_args(Scale):
