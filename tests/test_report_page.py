@@ -20,7 +20,6 @@ from PIL import Image
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-import jaxcnn
 from jaxcnn import catalog, config, models
 from jaxcnn.config import DataConfig, Experiment, ModelConfig, TrainingConfig
 from jaxcnn.data import open_split
@@ -446,4 +445,3 @@ def test_runs_of_other_classes_are_not_compared(run, monkeypatch):
     )
     with pytest.raises(InputError, match="has 2 classes, a, b"):
         comparison.page([one, other])
-    assert jaxcnn.load(run)
