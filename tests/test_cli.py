@@ -92,6 +92,14 @@ def test_every_command_explains_itself(capsys, command):
     assert command in invoke(capsys, "--help")[1]
 
 
+@pytest.mark.parametrize("command", ["train", "search", "retrain", "summary"])
+def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command):
+    status, out, _ = invoke(capsys, command)
+    assert status == 2
+    assert out.startswith(f"usage: jaxcnn {command} ")
+    assert max(map(len, out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -15,9 +15,11 @@ from jaxcnn.config import Experiment
 def retrain(arguments: Sequence[str]) -> None:
     """Train networks with the images that fooled those before them as one more class, and fool them again."""
     usage = (
-        "usage: jaxcnn retrain EXPERIMENT [--networks N] [--methods cppn direct] [--evolutions N] [--run DIR]\n"
-        "                      [--json] [--SETTING VALUE ...]\n\n"
-        "Train networks with the images that fooled those before them as one more class, and fool them again."
+        "usage: jaxcnn retrain EXPERIMENT [--networks N] [--methods cppn direct]\n"
+        "                      [--evolutions N] [--run DIR] [--json]\n"
+        "                      [--SETTING VALUE ...]\n\n"
+        "Train networks with the images that fooled those before them as one more class,\n"
+        "and fool them again."
     )
     name, rest = settings.split("retrain", usage, arguments)
     default, description = settings.default(name, rest)

@@ -55,7 +55,8 @@ def demo(arguments: Sequence[str]) -> None:
 def train(arguments: Sequence[str]) -> None:
     """Train an experiment; a run directory that exists is continued."""
     usage = (
-        "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--distributed] [--SETTING VALUE ...]\n\n"
+        "usage: jaxcnn train EXPERIMENT [--run DIR] [--json] [--distributed]\n"
+        "                    [--SETTING VALUE ...]\n\n"
         "Train an experiment; a run directory that exists is continued."
     )
     name, rest = settings.split("train", usage, arguments)

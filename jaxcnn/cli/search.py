@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def search(arguments: Sequence[str]) -> None:
     """Search for the settings with which an experiment trains best; a search that exists is continued."""
     usage = (
-        "usage: jaxcnn search EXPERIMENT [--vary SETTING LOW:HIGH[:log|:STEP]|A,B,C ...] [--trials N] [--run DIR]\n"
-        "                     [--storage URL] [--json] [--SETTING VALUE ...]\n\n"
-        "Search for the settings with which an experiment trains best; a search that exists is continued.\n"
-        "By default it varies the learning rate and the weight decay, each over a factor of 100."
+        "usage: jaxcnn search EXPERIMENT [--vary SETTING LOW:HIGH[:log|:STEP]|A,B,C ...]\n"
+        "                     [--trials N] [--run DIR] [--storage URL] [--json]\n"
+        "                     [--SETTING VALUE ...]\n\n"
+        "Search for the settings with which an experiment trains best; a search that\n"
+        "exists is continued. By default it varies the learning rate and the weight\n"
+        "decay, each over a factor of 100."
     )
     name, rest = settings.split("search", usage, arguments)
     default, description = settings.default(name, rest)

@@ -19,7 +19,8 @@ def split(command: str, usage: str, arguments: Sequence[str]) -> tuple[str, list
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
-        print(f"`jaxcnn experiments` lists the experiments, `jaxcnn {command} EXPERIMENT --help` the settings of one.")
+        print("\n`jaxcnn experiments` lists the experiments,")
+        print(f"`jaxcnn {command} EXPERIMENT --help` the settings of one.")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
     if name.startswith("-"):
