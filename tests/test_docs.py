@@ -169,17 +169,33 @@ def test_a_page_breaks_no_flag_and_leads_from_a_figure_to_itself_at_one_scale():
     from mkdocs.structure.files import File, Files
 
     picture = File("lesion.png", str(ROOT / "docs"), "site", use_directory_urls=False)
-    html = '<p><img alt="a" src="lesion.png"> <code>train --run a-b</code></p><td><code>a.b_c::d_e</code></td>'
+    html = '<p><img alt="a" src="lesion.png"> <code>train --run\na-b</code></p><td><code>a.b_c::d_e</code></td>'
     html += '<div class="language-python"><code>x --y</code></div><pre><code>--z\n</code></pre>'
     here = SimpleNamespace(file=SimpleNamespace(src_uri="here.md"), parent=None, meta={})
     shown = site.on_page_content(html, here, None, Files([picture]))
     assert '<a class="figure" href="lesion.png"><img style="--share: 100%" alt="a" src="lesion.png"></a>' in shown
-    assert '<code>train <span class="flag">--run</span> a-b</code>' in shown
+    assert '<code>train <span class="flag">--run</span>\na-b</code>' in shown
     assert "a.b_<wbr>c::<wbr>d_<wbr>e" in shown
     assert "<code>--z\n</code>" in shown
     command = "train a \\\n  --run b"
     assert site.on_page_markdown(command, here, None, Files([])) == "train a --run b"
     assert here.meta == {"hide": ["navigation"]}
+
+
+def test_the_reference_leads_to_every_exception_that_it_names():
+    site = hooks()
+    from jaxcnn import errors
+
+    public = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert public == {name for name, module in site.RAISED.items() if module == "jaxcnn.errors"}
+    here = SimpleNamespace(file=SimpleNamespace(src_uri="reference/jaxcnn.ops.md"))
+    known = '<autoref identifier="jaxcnn.errors.InputError">InputError</autoref>'
+    html = f"<code>RunError</code><code>({known}, RunError)</code><code>OSError</code>{known}"
+    shown = site.on_page_content(html, here, None, None)
+    link = '<autoref identifier="jaxcnn.errors.RunError">RunError</autoref>'
+    assert shown == f"<code>{link}</code><code>({known}, {link})</code><code>OSError</code>{known}"
+    for name, module in site.RAISED.items():
+        assert issubclass(getattr(importlib.import_module(module), name), Exception)
 
 
 @pytest.mark.parametrize(

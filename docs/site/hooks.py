@@ -24,6 +24,11 @@ WIDTH = 80  # characters, of the command line's help
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*(?![^<]*>)")
 JOINT = re.compile(r"(?<=[a-z0-9])(?:_|::)(?=[a-z0-9])(?![^<]*>)")
 """Of the words of a name: outside of tags."""
+RAISED = {"DeadMapWarning": "jaxcnn.analysis.attribution", "Diverged": "jaxcnn.train.recovery"} | dict.fromkeys(
+    ("JaxcnnError", "InputError", "CheckpointError", "DamagedCheckpoint", "RunError"), "jaxcnn.errors"
+)
+"""Where the exceptions are that docstrings name, which a module need not import to let one pass."""
+UNLINKED = re.compile(rf"(?<=<code>)(\(?(?:<autoref [^\n]*?</autoref>, )?)({'|'.join(RAISED)})(?=\)?</code>|, )")
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "sigma": "σ"}  # noqa: RUF001
 FORMULA = {
     r"(\w)_hat\b": "\\1\u0302",
@@ -104,9 +109,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Shows figures at one scale, each leading to itself in full, and breaks commands and names between their words."""
     html = re.sub(r"<img [^>]*>", lambda found: _figure(found[0], files), html)
-    commands = r'<div class="language-bash.*?</div>|<code>[^\n]*?</code>'
+    commands = r'<div class="language-bash.*?</div>|(?<!<pre>)(?<!</span>)<code>.*?</code>'
     whole = r'<span class="flag">\g<0></span>'
     html = re.sub(commands, lambda found: FLAG.sub(whole, found[0]), html, flags=re.DOTALL)
+    if page.file.src_uri.startswith("reference/"):
+        html = re.sub(UNLINKED, _link, html)
     if page.file.src_uri == "mathematics.md":
         html = re.sub(r"<t[dh]>(?:(?!<code>|</t[dh]>).)*</t[dh]>", lambda found: _typeset(found[0]), html)
     in_a_table = r"<td[^>]*>.*?</td>"
@@ -116,6 +123,11 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
 def on_post_template(output_content: str, template_name: str, config: Any) -> str:
     """The page for an address that is none, as the theme's seeks its style from the root of the server."""
     return (ROOT / "docs/site/404.html").read_text() if template_name == "404.html" else output_content
+
+
+def _link(raised: re.Match[str]) -> str:
+    before, name = raised.groups()
+    return f'{before}<autoref identifier="{RAISED[name]}.{name}">{name}</autoref>'
 
 
 def _typeset(formula: str) -> str:
