@@ -277,6 +277,20 @@ def test_runs_on_other_images_are_not_drawn_on_one_axis(run, tmp_path):
     assert page.parts[0].context["chart"] is None
 
 
+def test_runs_of_one_name_are_trained_again_into_different_directories(run, tmp_path):
+    for arm in ("slow", "fast"):
+        shutil.copytree(run, tmp_path / arm / "seed-0")
+    runs = [dataclasses.replace(open_run(tmp_path / arm / "seed-0"), images="gone") for arm in ("slow", "fast")]
+    text = Reader(rendering.html(comparison.page(runs))).text("settings")
+    assert re.findall(r"--run (\S+)", text) == ["runs/slow-seed-0-again", "runs/fast-seed-0-again"]
+
+
+def test_a_command_is_the_same_text_with_no_flag_broken():
+    shown = rendering.unbroken("jaxcnn train a-b --run 'x < y' \\\n  --data.batch-size 3")
+    assert shown.striptags() == "jaxcnn train a-b --run 'x < y' \\ --data.batch-size 3"
+    assert re.findall(r'<span class="flag">(.*?)</span>', shown) == ["--run", "--data.batch-size"]
+
+
 def test_one_image_is_no_images():
     card = {"index": 0, "picture": "data:,", "true": "cat", "said": ["cat", "dog"]}
     groups = [{"title": "only slow gets right", "count": n, "cards": [card] * n} for n in (1, 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def page(runs: Sequence[Opened]) -> Page:
         parts.append(Part("disagreement", "Where they disagree", "comparison_disagreement.html", _disagreement(named)))
     except InputError as error:
         left_out[str(error)] = ["Where they disagree"]
-    commands = {title: repetition.command(one.experiment, one.title) for title, one in named.items()}
+    commands = {title: repetition.command(one.experiment, _folder(title)) for title, one in named.items()}
     differing = repetition.differing({title: one.experiment for title, one in named.items()})
     context = {"titles": list(named), "differing": differing, "commands": commands}
     parts.append(Part("settings", "Settings that differ", "comparison_settings.html", context))
@@ -60,6 +61,11 @@ def _titles(runs: Sequence[Opened]) -> list[str]:
         f"{parent}/{name}" if names.count(name) > 1 else name for name, parent in zip(names, parents, strict=True)
     ]
     return [str(one.directory) if longer.count(name) > 1 else name for name, one in zip(longer, runs, strict=True)]
+
+
+def _folder(title: str) -> str:
+    """One name for a run's directory, as different as the title."""
+    return "-".join(Path(title).parts).lstrip("/-")
 
 
 def _summary(runs: dict[str, Opened]) -> dict[str, Any]:

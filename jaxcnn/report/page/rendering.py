@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import altair as alt
 import jinja2
 import vl_convert
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from jaxcnn.figures import style
 
@@ -76,6 +77,7 @@ def html(page: Page) -> str:
         "times": lambda sizes: "×".join(map(str, sizes or ())),  # noqa: RUF001
         "words": lambda name: name.replace("_", " "),
         "listed": listed,
+        "unbroken": unbroken,
     }
     return environment.get_template("page.html").render(
         page=page,
@@ -128,3 +130,11 @@ def duration(seconds: int | float) -> str:
 def listed(words: Sequence[str]) -> str:
     """Words as a sentence lists them."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*")
+
+
+def unbroken(text: str) -> Markup:
+    """Lines for a shell, no flag of which is broken at its hyphens."""
+    return Markup(_FLAG.sub(r'<span class="flag">\g<0></span>', str(escape(text))))
