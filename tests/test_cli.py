@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,22 @@ def test_every_command_explains_itself(capsys, command):
     assert command in invoke(capsys, "--help")[1]
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "says"),
+    [
+        ("--training.epochs", "ten", "'ten' is not a whole number"),
+        ("--training.epochs", "1.5", "'1.5' is not a whole number"),
+        ("--data.image-size", "none", "'none' is not a whole number or None"),
+        ("--optimizer.learning-rate", "0,1", "'0,1' is not a number"),
+        ("--optimizer.clip", "-", "'-' is not a number or None"),
+    ],
+)
+def test_a_text_in_the_place_of_a_number_is_refused_in_a_sentence(capsys, flag, text, says):
+    status, out, err = invoke(capsys, "train", "lenet5_digits", flag, text)
+    assert (status, out) == (2, "")
+    assert re.search(f"Error parsing {flag}: {says} [-─]", " ".join(re.sub("│", " ", err).split()))
+
+
 @pytest.mark.parametrize("command", ["train", "search", "retrain", "summary"])
 def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command):
     status, out, _ = invoke(capsys, command)
@@ -108,7 +125,7 @@ def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command
         (["train", "missing.py"], "experiment file 'missing.py' does not exist"),
         (["train", "--run", "x"], "the experiment comes first"),
         (["train", "lenet5_digits", "--optimizer.learning-rat", "1"], "--optimizer.learning-rate"),
-        (["train", "lenet5_digits", "--optimizer.learning-rate", "fast"], "could not convert string to float: 'fast'"),
+        (["train", "lenet5_digits", "--optimizer.learning-rate", "fast"], "'fast' is not a number"),
         (["train", "lenet5_digits", "--optimizer.learning-rate", "-1"], "expected a positive number"),
         (["train", "lenet5_digits", "--optimizer.name", "adm"], "'adam'"),
         (["train", "lenet5_digits", "--model.name", "lenet4"], "unknown model 'lenet4'; did you mean lenet5"),

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args
 
 import tyro
 from tyro.constructors import (
@@ -48,6 +49,36 @@ def _numbers_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | Unsu
     if info.type != Mapping[str, float]:
         return None
     return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(MutableMapping[str, float], info.markers))
+
+
+_NUMBERS = {int: ("INT", "a whole number"), float: ("FLOAT", "a number")}
+
+
+@_FLAGS.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A number, or None where that is allowed; by itself tyro would say what Python's constructors say of a text."""
+    choices = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
+    kinds = [choice for choice in choices if choice is not NoneType]
+    if len(kinds) != 1 or kinds[0] not in _NUMBERS:
+        return None
+    [kind], optional = kinds, len(choices) > 1
+    metavar, expected = _NUMBERS[kind]
+
+    def read(texts: list[str]) -> int | float | None:
+        if optional and texts == ["None"]:
+            return None
+        try:
+            return kind(texts[0])
+        except ValueError:
+            raise ValueError(f"{texts[0]!r} is not {expected}{' or None' if optional else ''}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{None}}|{metavar}" if optional else metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (int, kind)) or (optional and value is None),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse_arguments(
