@@ -134,6 +134,8 @@ def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command
         (["train", "lenet5_digits", "--data.batch-size", "63"], "expected a multiple of the 8 devices"),
         (["train", "lenet5_digits", "--data.dataset", "folder"], "folder"),
         (["train", "lenet5_digits", "--data.image-size", "64"], "lenet5 got images of 64x64; expected 25 to 32"),
+        (["train", "lenet5_digits", "--data.augment", "flipp", "0.5"], "unknown augmentation in data.augment 'flipp'"),
+        (["train", "lenet5_digits", "--data.augment", "crop", "28"], "expected less than"),
         (["train", "lenet5_digits", "--run", "x" * 300], "File name too long"),
         (["evaluate", "x" * 300], "File name too long"),
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
@@ -150,6 +152,19 @@ def test_a_mistake_is_one_message_exit_status_2_and_no_traceback(capsys, here, a
     assert "Traceback" not in err
     assert out == ""
     assert not list(here.rglob("experiment.json"))
+
+
+def test_train_continues_what_the_demonstration_has_trained(capsys, monkeypatch):
+    seen = []
+
+    def remember(experiment, directory, **_):
+        seen.append((experiment, str(directory)))
+        return loop.Result(str(directory), 0, None, 0.0, 0.0, False)
+
+    monkeypatch.setattr(loop, "train", remember)
+    assert invoke(capsys, "demo")[0] == 0
+    assert invoke(capsys, "train", "lenet5_digits", "--run", "runs/demo")[0] == 0
+    assert seen[0] == seen[1]
 
 
 def test_lists_are_the_registries(capsys, here):

@@ -30,12 +30,11 @@ def demo(arguments: Sequence[str]) -> None:
         return run
 
     directory = parse_arguments(parse, "demo", arguments)
-    from jaxcnn import catalog
     from jaxcnn.report import gallery
     from jaxcnn.train.evaluate import evaluate_run
     from jaxcnn.train.loop import train as train_run
 
-    experiment, description = catalog.load("lenet5_digits")
+    experiment, description = settings.default("lenet5_digits", ())
     print(description)
     result = train_run(experiment, directory, console=console())
     if not result.finished:

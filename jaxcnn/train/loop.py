@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jaxcnn import models
 from jaxcnn.config import Experiment, ModelSpec, absolute_name, from_json, to_json
-from jaxcnn.data import open_split, pipeline, plan
+from jaxcnn.data import augment, open_split, pipeline, plan
 from jaxcnn.errors import InputError
 from jaxcnn.train import cluster, optimizers, recovery, schedules, start
 from jaxcnn.train.diagnostics import make_diagnostics_step
@@ -176,6 +176,7 @@ def _train(
     for source in (training, evaluation):
         pipeline.prepare(source, experiment.data, devices)  # a broken image is found before anything is written
     spec = from_json(ModelSpec, cluster.tell(lambda: to_json(start.resolve(experiment, training, directory))))
+    augment.check(experiment.data.augment, spec.input_shape, spec.num_classes)
     model = models.from_spec(spec, axis_name=AXIS)
     rates = schedules.schedule(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.create(rule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)

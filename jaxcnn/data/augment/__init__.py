@@ -59,3 +59,13 @@ def make(augment: Mapping[str, float]) -> Augment:
         return images, targets
 
     return augmented
+
+
+def check(augment: Mapping[str, float], image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuses what cannot be done to pictures of a shape, before anything is compiled.
+
+    Raises:
+      InputError: see `make`.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    jax.eval_shape(make(augment), jax.random.key(0), images, jax.ShapeDtypeStruct((2, num_classes), jnp.float32), 0)
