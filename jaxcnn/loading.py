@@ -129,7 +129,10 @@ def _load_described(source: str | Path, checkpoint: Which) -> tuple[ModelSpec, I
             )
         return _load_contents(contents.spec.name, contents, {})
     if str(source) in models.names() and not os.path.exists(path):
-        raise InputError(f"{source} is a network without weights; expected a file of them, as weights=FILE")
+        raise InputError(
+            f"{source} is a network without weights; expected a file of them with it, as in "
+            f"load({str(source)!r}, weights=FILE) or {source} --weights FILE"
+        )
     experiment, spec = run.read(path)
     model = models.from_spec(spec)
     # Only the structure of the optimiser's state matters here, and the length of the run does not change it.

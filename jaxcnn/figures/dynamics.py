@@ -69,7 +69,7 @@ def gradient_flow(networks: Mapping[str, ArrayLike]) -> Figure:
     axes.set_yscale("log")
     log_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    axes.set_xlabel("layer, from the input to the output")
+    axes.set_xlabel("layer, from the input to the output\nmedian of the images, middle half shaded")
     axes.set_ylabel("|d loss / d layer| (log scale)")
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
