@@ -58,7 +58,7 @@ def workplace(tmp_path_factory) -> Path:
         "mine.py",
         "my_birds.py",
         "my_experiment.py",
-        "runs/mine_search/best.py",
+        "runs/perceptron/best.py",
         "runs/lenet5_digits_search/best.py",
     ):
         path = folder / name
