@@ -134,6 +134,8 @@ def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command
         (["train", "lenet5_digits", "--data.batch-size", "63"], "expected a multiple of the 8 devices"),
         (["train", "lenet5_digits", "--data.dataset", "folder"], "folder"),
         (["train", "lenet5_digits", "--data.image-size", "64"], "lenet5 got images of 64x64; expected 25 to 32"),
+        (["train", "lenet5_digits", "--data.augment", "flip", "lots"], "'flip lots' is not names, each followed by a"),
+        (["train", "lenet5_digits", "--data.augment", "flip"], "'flip' is not names, each followed by a number"),
         (["train", "lenet5_digits", "--data.augment", "flipp", "0.5"], "unknown augmentation in data.augment 'flipp'"),
         (["train", "lenet5_digits", "--data.augment", "crop", "28"], "expected less than"),
         (["train", "lenet5_digits", "--run", "x" * 300], "File name too long"),

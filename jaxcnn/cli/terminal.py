@@ -48,7 +48,17 @@ def _numbers_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | Unsu
     """One flag that replaces them all, as their order counts; by itself tyro would make each of a default a flag."""
     if info.type != Mapping[str, float]:
         return None
-    return ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(MutableMapping[str, float], info.markers))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(MutableMapping[str, float], info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        return spec
+
+    def read(texts: list[str]) -> Any:
+        try:
+            return spec.instance_from_str(texts)
+        except ValueError:
+            raise ValueError(f"{' '.join(texts)!r} is not names, each followed by a number") from None
+
+    return dataclasses.replace(spec, instance_from_str=read)
 
 
 _NUMBERS = {int: ("INT", "a whole number"), float: ("FLOAT", "a number")}
