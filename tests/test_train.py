@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import jaxcnn
 from jaxcnn import config, run
@@ -375,3 +376,27 @@ def test_a_channel_that_never_varies_has_deviation_one():
 
     source = ArraySource(np.full((9, 2, 2, 1), 51, np.uint8), np.zeros(9, np.int32), ("a",))
     assert pixel_statistics(source) == ((0.2,), (1.0,))
+
+
+DEAD = """
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxcnn.layers.image_model import ImageModel
+from jaxcnn.models.registration import Facts, Registration
+
+class Dead(ImageModel):
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = self.standardize(images).reshape(len(images), -1)
+        return nn.relu(nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32)) - 1e9)
+
+MODELS = {"dead": Registration(Dead, Facts(paper="None", year=2026, input_shape=(8, 8, 1), num_classes=10))}
+"""
+
+
+def test_a_network_that_has_died_is_told_of(tmp_path, capsys):
+    (tmp_path / "dead.py").write_text(DEAD)
+    for name, told in ((f"{tmp_path}/dead.py:dead", True), ("mlp", False)):
+        experiment = dataclasses.replace(with_training(SMALL, epochs=1), model=ModelConfig(name))
+        train(experiment, tmp_path / str(told), console=Console(soft_wrap=True))
+        assert ("every class the same logit, and may have died" in " ".join(capsys.readouterr().out.split())) == told

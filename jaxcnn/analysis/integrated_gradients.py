@@ -84,7 +84,7 @@ def integrated_gradients(
     if len(left):
         warnings.warn(
             f"with {count} steps, the integrated gradients of {len(left)} of {len(maps)} images still miss the "
-            f"difference of the scores by more than {tolerance:.2%}; expected more steps, or a smoother network",
+            f"difference of the scores by more than {tolerance:.2%}: a larger most_steps comes nearer",
             stacklevel=2,
         )
     return finish(jnp.asarray(maps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -209,6 +210,11 @@ class Journal:
             self._files.metrics.append(record)
             self._board.write(record)
             self._display.evaluated(step, record, self._timing.images_per_second)
+            if is_silent(scores, self._spec.num_classes):
+                self._display.say(
+                    "the network gives every class the same logit, and may have died: expected different ones; another "
+                    "optimizer.name or a lower optimizer.learning_rate may help, in a new --run"
+                )
             self._board.histograms(step, "parameters", flatten_dict(state.params, sep="/"))
             shown = (samples.images, samples.probabilities, samples.labels, self._spec.class_names)
             self._board.image(step, "predictions", predictions_sheet(*shown))
@@ -230,6 +236,11 @@ class Journal:
         cluster.tell(lambda: self._checkpoints.wait())
         self.lap("checkpoint")
         self._timing.write(step, images)
+
+
+def is_silent(scores: Evaluation, num_classes: int) -> bool:
+    """Whether a network gives all classes the same logit: its loss is that of guessing, and a tie is a mistake."""
+    return scores.top1 == 0 and math.isclose(scores.loss, math.log(num_classes), rel_tol=1e-5)
 
 
 def has_checkpoints(directory: str | Path) -> bool:
