@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_report_page import LENET
+from pages import LENET
 
 from jaxcnn.report.page import opened
 from jaxcnn.report.page.report import write_report

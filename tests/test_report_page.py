@@ -1,4 +1,4 @@
-"""The report of a run, of two runs and of a study: what the page says, what it holds, and what is refused."""
+"""The report of a run and of two runs: what the page says, what it holds, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import math
 import re
 import shlex
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from commands import invoke
+from pages import LENET, Reader, write_study
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import confusion_matrix
@@ -33,51 +33,7 @@ from jaxcnn.train import loop
 from jaxcnn.train.evaluate import predict_run
 from jaxcnn.train.loop import train
 
-LENET = Experiment(
-    name="lenet5_digits",
-    model=ModelConfig("lenet5", {"activation": "relu", "pooling": "max"}),
-    data=DataConfig("digits", image_size=28, batch_size=240),
-    training=TrainingConfig(epochs=2, log_every=2),
-)
 AUGMENTED, _ = catalog.load("resnet8_fashion_mnist")
-
-
-class Reader(HTMLParser):
-    """What the tests ask of a page: its elements with their attributes, and the text of each section."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: dict[str, str] = {"": ""}
-        self.json: list[object] = []
-        self._section, self._script = "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = {name: value or "" for name, value in attrs}
-        self.elements.append((tag, found))
-        if tag == "section":
-            self._section = found["id"]
-            self.texts[self._section] = ""
-        self._script = found.get("type", "own") if tag in ("script", "style") else ""
-
-    def handle_endtag(self, tag):
-        if tag == "section":
-            self._section = ""
-        self.texts[self._section] += " "
-        self._script = ""
-
-    def handle_data(self, data):
-        if self._script == "application/json":
-            self.json.append(json.loads(data))
-        elif not self._script:
-            self.texts[self._section] += data.replace("\u00a0", " ")
-
-    def text(self, section):
-        return " ".join(self.texts[section].split())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -321,60 +277,6 @@ def test_two_runs_are_compared(run, tmp_path, capsys, monkeypatch, answers):
     assert "data.batch_size" not in found.text("settings").partition("Commands")[0]
 
 
-SCORES = {"slow": [0.50, 0.60], "fast": [0.80, 0.84]}
-"""Accuracies of the arms of a study, by seed."""
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A study's directory, in which one seed of one arm has not ended."""
-    arms = {arm: config.to_json(Experiment(training=TrainingConfig(epochs=i + 1))) for i, arm in enumerate(SCORES)}
-    texts = {"name": "rates", "question": "Which is <better>?", "source": "none", "caption": "Read & see."}
-    folder = tmp_path / "study"
-    for arm, values in SCORES.items():
-        for seed, top1 in enumerate(values):
-            run = folder / arm / f"seed-{seed}"
-            run.mkdir(parents=True)
-            for step in (1, 2):
-                for split in ("train", "test"):
-                    Metrics(run / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": top1})
-            Metrics(run / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
-    (folder / "fast" / "seed-2").mkdir()
-    (folder / "study.json").write_text(json.dumps({**texts, "scale": "quick", "arms": arms}))
-    return folder
-
-
-def test_a_study_is_shown_with_the_seeds_that_have_ended(study):
-    found = Reader(write_report([study]).read_text())
-    assert "Which is <better>?" in found.text("")
-    half = stats.t.ppf(0.975, 1) * np.std(SCORES["slow"], ddof=1) / math.sqrt(2)
-    text = found.text("results")
-    assert f"slow 2 1.0000 ± 0.0000 1.0000 ± 0.0000 55.00 % ± {100 * half:.2f} %" in text
-    assert "seeds 2" in text
-    assert "Read & see." in text
-    assert "training.epochs" in found.text("settings")
-    assert "jaxcnn study rates" in found.text("settings")
-
-
-def test_the_command_on_a_studys_page_says_where_its_file_and_the_images_are(study):
-    def words():
-        page = Reader(write_report([study]).read_text())
-        [command] = re.findall(r"jaxcnn study .*? Copy", page.text("settings"))
-        return shlex.split(command)[:-1]
-
-    plain = ["jaxcnn", "study", "rates", "--scale", "quick", "--run", f"{study}-again", "--seeds", "0", "1"]
-    assert words() == plain
-    for run in study.glob("*/seed-[01]"):
-        data = dataclasses.replace(LENET.data, directory="/my images")
-        spec = config.ModelSpec("lenet5", {}, 10, (28, 28, 1), (0.0,), (1.0,), tuple("0123456789"))
-        for name, value in (("experiment", dataclasses.replace(LENET, data=data)), ("model", spec)):
-            (run / f"{name}.json").write_text(json.dumps(config.to_json(value)))
-    known = json.loads((study / "study.json").read_text())
-    (study / "study.json").write_text(json.dumps(known | {"file": "/my studies/rates.py"}))
-    plain[2] = "/my studies/rates.py"
-    assert words() == [*plain, "--data.directory", "/my images"]
-
-
 def test_options_of_the_network_differ_each_by_itself():
     arms = {
         norm: Experiment(model=ModelConfig("lenet5", {"pooling": "max", "batch_norm": norm})) for norm in (True, False)
@@ -390,49 +292,9 @@ def test_options_of_the_network_differ_each_by_itself():
     assert repetition.differing(unknown)["model.options.width"] == ["1", "–"]  # noqa: RUF001
 
 
-def test_a_study_with_an_axis_shows_what_its_arms_came_to_along_it(study):
-    known = json.loads((study / "study.json").read_text())
-    axis = {"title": "rate", "points": {"slow": ["the network", 0.1], "fast": ["the network", 0.2]}}
-    (study / "study.json").write_text(json.dumps(known | {"axis": axis}))
-    page = Reader(write_report([study]).read_text())
-    assert "Training loss by rate Test loss by rate Test accuracy by rate What each arm" in page.text("results")
-    chart = next(found for found in page.json if found["description"].startswith("Accuracy against rate"))
-    values = chart["data"]["values"]
-    assert [(point["x"], point["mean"]) for point in values] == [(0.1, 0.55), (0.2, pytest.approx(0.82))]
-
-
-def test_many_arms_have_one_key_and_what_was_measured_once_has_no_curve(tmp_path):
-    folder = tmp_path / "study"
-    names = ["one", "two", "three", "four"]
-    for arm in names:
-        run = folder / arm / "seed-0"
-        run.mkdir(parents=True)
-        for step, split in ((1, "train"), (2, "train"), (2, "test")):
-            Metrics(run / "metrics.jsonl").append({"step": step, "split": split, "loss": 1.0, "top1": 0.5})
-        Metrics(run / "outcome.jsonl").append({"step": 2, "outcome": "finished"})
-    arms = {arm: config.to_json(Experiment(training=TrainingConfig(epochs=1))) for arm in names}
-    texts = {"name": "many", "question": "Which?", "source": "none", "scale": "quick"}
-    (folder / "study.json").write_text(json.dumps({**texts, "arms": arms}))
-    text = Reader(write_report([folder]).read_text()).text("curves")
-    assert " ".join(names) in text
-    assert "Training loss by epoch" in text
-    assert "Test loss by epoch" not in text
-
-
-@pytest.mark.slow
-def test_a_page_is_replaced_and_nothing_else(study, tmp_path, capsys):
-    own, foreign = tmp_path / "new" / "page.html", tmp_path / "notes.html"
-    for _ in range(2):
-        assert invoke(capsys, "report", study, "--output", own)[0] == 0
-    foreign.write_text("my notes")
-    for path in (foreign, tmp_path):
-        status, _, err = invoke(capsys, "report", study, "--output", path)
-        assert status == 2
-        assert "expected a new file, as --output FILE" in err
-    assert foreign.read_text() == "my notes"
-
-
-def test_mistakes_are_refused_in_a_sentence(run, study, tmp_path, capsys):
+def test_mistakes_are_refused_in_a_sentence(run, tmp_path, capsys):
+    study = tmp_path / "study"
+    write_study(study)
     (tmp_path / "empty").mkdir()
     unsaved = tmp_path / "unsaved"
     shutil.copytree(run, unsaved)
