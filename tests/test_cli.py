@@ -31,6 +31,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def unboxed(message: str) -> str:
+    """The words of a message; long ones are wrapped in a box."""
+    return " ".join(message.replace("│", " ").split())
+
+
 def test_train_evaluate_and_load_agree(capsys, here):
     status, out, _ = invoke(capsys, "train", "lenet5_digits", *QUICK, "--json")
     assert status == 0
@@ -106,7 +111,7 @@ def test_every_command_explains_itself(capsys, command):
 def test_a_text_in_the_place_of_a_number_is_refused_in_a_sentence(capsys, flag, text, says):
     status, out, err = invoke(capsys, "train", "lenet5_digits", flag, text)
     assert (status, out) == (2, "")
-    assert re.search(f"Error parsing {flag}: {says} [-─]", " ".join(re.sub("│", " ", err).split()))
+    assert re.search(f"Error parsing {flag}: {says} [-─]", unboxed(err))
 
 
 @pytest.mark.parametrize("command", ["train", "search", "retrain", "summary"])
@@ -149,8 +154,7 @@ def test_a_command_that_wants_more_explains_itself_in_80_columns(capsys, command
 def test_a_mistake_is_one_message_exit_status_2_and_no_traceback(capsys, here, arguments, says):
     status, out, err = invoke(capsys, *arguments)
     assert status == 2
-    # Long messages are wrapped in a box.
-    assert says in " ".join(err.replace("│", " ").split())
+    assert says in unboxed(err)
     assert "Traceback" not in err
     assert out == ""
     assert not list(here.rglob("experiment.json"))
